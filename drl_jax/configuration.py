@@ -1,0 +1,187 @@
+"""The schema of a run's configuration: every key, its type, its unit, and the paper's value.
+
+A config file takes `base()` and sets what differs. The composition root (`experiment`) turns the tree
+into plain arguments; nothing below it sees a ConfigDict.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from drl_jax.errors import UserError
+
+# What a checkpoint depends on: a workdir holds one run, and these may not change within it.
+FIXED = ("data", "network", "levels", "langevin", "optimizer", "spectral", "training")
+# … but for these, which change neither the state nor its meaning.
+FREE = (
+    "data.data_dir",
+    "data.path",
+    "training.steps",
+    "training.log_every",
+    "langevin.noise_scale",
+)
+
+
+def base() -> ConfigDict:
+    """The settings of the paper's CIFAR-10 run (T6), as the authors' code has them."""
+    config = ConfigDict()
+
+    config.data = ConfigDict()
+    config.data.name = "cifar10"  # cifar10, celeb_a, digits, points, folder, or a tensorflow-datasets name
+    config.data.split = "train"  # of a tensorflow-datasets set
+    config.data.data_dir = placeholder(str)  # where sets are prepared; $TFDS_DATA_DIR if not given
+    config.data.path = placeholder(str)  # of data.name = folder: a folder or a zip of pictures
+    config.data.density = placeholder(str)  # of data.name = points: ring, checkerboard, spirals, …
+    config.data.image_size = 32  # pixels
+    config.data.colors = 3  # 3 RGB, 1 grey
+    config.data.crop = placeholder(tuple)  # (top, left, height, width) in pixels; none: central square
+    config.data.flip = True  # mirror half of the pictures, left to right
+    config.data.batch_size = 256  # examples a step, over all devices
+
+    config.network = ConfigDict()
+    config.network.name = "residual"  # residual (pictures) or points
+    config.network.channels = 128  # ch, the width at the first resolution
+    config.network.multipliers = (1, 2, 2, 2)  # of ch, one per resolution
+    config.network.blocks = 8  # residual blocks per resolution
+    config.network.attention = ()  # sides, in pixels, at which attention follows each block
+    config.network.wide_shortcut = True  # 3x3 shortcuts where channels change (authors' default)
+    config.network.dtype = "float32"  # of the computation: float32 or bfloat16
+
+    config.levels = ConfigDict()
+    config.levels.count = 6  # T: 1 … 501, or 1000
+    config.levels.b_squared = 2e-4  # b²: s_t² = b² σ²_{t+1} (σ_cum[t] / σ_cum[0])^growth
+    config.levels.growth = 1.0  # 1 in the authors' code
+    config.levels.temperature = "step"  # F = f / temperature: step (s_t²), noise (σ_cum[t+1]) or one
+
+    config.langevin = ConfigDict()
+    config.langevin.steps = 30  # K, per level
+    config.langevin.noise_scale = 0.99  # η when sampling (authors' evaluation); 1 in training
+
+    config.optimizer = ConfigDict()
+    config.optimizer.learning_rate = 1e-4
+    config.optimizer.warmup_steps = 1000  # linear from 0
+    config.optimizer.decay = "none"  # none, or cosine (to 0 at training.steps)
+    config.optimizer.beta1 = 0.9  # 0.5 for CelebA and LSUN-128
+    config.optimizer.beta2 = 0.999
+    config.optimizer.epsilon = 1e-7  # added to √v before bias correction, as TensorFlow does
+    config.optimizer.clip_norm = placeholder(float)  # of the whole gradient; none in the paper
+
+    config.spectral = ConfigDict()
+    config.spectral.iterations = 1  # power iterations per training step
+    config.spectral.warm_up = 100  # power iterations before the first step (ours)
+
+    config.training = ConfigDict()
+    config.training.steps = 240_000  # iterations (authors' code)
+    config.training.seed = 0  # of weights, levels, noise and data order
+    config.training.ema_decay = 0.999  # of the weights that sample; no bias correction
+    config.training.energy_penalty = 0.0  # c of c · mean(f²), added to the loss; 0 in the paper
+    config.training.log_every = 100  # steps between two records in metrics.jsonl
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every = 5000  # steps (authors' code)
+    config.checkpoint.keep = 3  # newest checkpoints kept
+
+    config.evaluation = ConfigDict()
+    config.evaluation.every = 5000  # steps between two grids of samples (and at the end)
+    config.evaluation.num_samples = 64
+    config.evaluation.batch_size = 64  # samples drawn at once, over all devices
+    config.evaluation.metric = "none"  # none, frechet_pixels (small pictures) or total_variation (points)
+    return config
+
+
+def check(config: ConfigDict) -> None:
+    """Raises UserError for the first value that no run could have."""
+    for key, (is_right, right) in _RULES.items():
+        value = get(config, key)
+        if not is_right(value):
+            raise UserError(f"config.{key}={value!r} is not possible: it must be {right}")
+
+
+def get(config: ConfigDict, key: str) -> Any:
+    """The value at a dotted key."""
+    for part in key.split("."):
+        config = config[part]
+    return config
+
+
+def flatten(config: ConfigDict | Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of every leaf; sequences as tuples, so that JSON's lists compare equal."""
+    for name, value in config.items():
+        if isinstance(value, ConfigDict | Mapping):
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", tuple(value) if isinstance(value, list | tuple) else value
+
+
+def refuse_changes(old: Mapping[str, Any], config: ConfigDict, workdir: str) -> None:
+    """Raises UserError, naming each changed key, if `config` is not a continuation of `old`'s run."""
+    before, now = dict(flatten(old)), dict(flatten(config))
+    changes = [
+        f"config.{key} was {before.get(key)!r} and is {now.get(key)!r}"
+        for key in sorted(before.keys() | now.keys())
+        if key.split(".")[0] in FIXED and key not in FREE and before.get(key) != now.get(key)
+    ]
+    if changes:
+        raise UserError(
+            f"--workdir={workdir} holds a run with other settings: {'; '.join(changes)}; "
+            "take another --workdir, or the old values"
+        )
+
+
+def _number(low: float, high: float = float("inf"), *, without_low: bool = False):
+    def is_right(value) -> bool:
+        return isinstance(value, int | float) and (low < value if without_low else low <= value) and value <= high
+
+    if high == float("inf"):
+        return is_right, f"{'above' if without_low else 'at least'} {low}"
+    return is_right, f"between {low} and {high}"
+
+
+def _one_of(*names: str):
+    return (lambda value: value in names), f"one of {', '.join(names)}"
+
+
+def _if_given(rule):
+    return (lambda value: value is None or rule[0](value)), f"{rule[1]}, or not given"
+
+
+_RULES = {
+    "data.image_size": _number(1),
+    "data.colors": ((lambda value: value in (1, 3)), "3 (RGB) or 1 (grey)"),
+    "data.crop": (
+        (lambda v: v is None or (len(v) == 4 and min(v) >= 0 and min(v[2:]) > 0)),
+        "(top, left, height, width) in pixels",
+    ),
+    "data.batch_size": _number(1),
+    "network.name": _one_of("residual", "points"),
+    "levels.count": (
+        (lambda value: 1 <= value <= 501 or value == 1000),
+        "1 to 501 (levels cut out of the chain of 1000), or 1000",
+    ),
+    "levels.b_squared": _number(0, without_low=True),
+    "levels.temperature": _one_of("step", "noise", "one"),
+    "langevin.steps": _number(1),
+    "langevin.noise_scale": _number(0),
+    "optimizer.learning_rate": _number(0, without_low=True),
+    "optimizer.warmup_steps": _number(0),
+    "optimizer.decay": _one_of("none", "cosine"),
+    "optimizer.beta1": _number(0, 1),
+    "optimizer.beta2": _number(0, 1),
+    "optimizer.epsilon": _number(0),
+    "optimizer.clip_norm": _if_given(_number(0, without_low=True)),
+    "spectral.iterations": _number(1),
+    "spectral.warm_up": _number(0),
+    "training.steps": _number(1),
+    "training.seed": _number(0, 2**31 - 1),
+    "training.ema_decay": _number(0, 1),
+    "training.energy_penalty": _number(0),
+    "training.log_every": _number(1),
+    "checkpoint.every": _number(1),
+    "checkpoint.keep": _number(1),
+    "evaluation.every": _number(1),
+    "evaluation.num_samples": _number(1),
+    "evaluation.batch_size": _number(1),
+    "evaluation.metric": _one_of("none", "frechet_pixels", "total_variation"),
+}

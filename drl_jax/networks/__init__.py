@@ -1,0 +1,6 @@
+"""Energy networks: Flax Linen modules f(y, t) -> [batch], pure through `apply`."""
+
+from drl_jax.networks.points import PointEnergy
+from drl_jax.networks.residual import ResidualEnergy
+
+__all__ = ["PointEnergy", "ResidualEnergy"]

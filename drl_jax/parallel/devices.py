@@ -1,0 +1,105 @@
+"""Starting the devices, and placing arrays on all of them."""
+
+import os
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from drl_jax.errors import UserError
+
+
+class Placement(NamedTuple):
+    """Where arrays live: a batch in equal parts on all devices of all processes, or a copy on each."""
+
+    batched: NamedSharding
+    replicated: NamedSharding
+
+    @property
+    def num_devices(self) -> int:
+        return self.batched.mesh.size
+
+    def batch(self, rows: np.ndarray) -> jax.Array:
+        """The global batch of which `rows` is this process's contiguous part."""
+        return jax.make_array_from_process_local_data(self.batched, rows)
+
+    def replicate(self, tree):
+        """A copy of every array on every device."""
+        return jax.device_put(tree, self.replicated)
+
+
+def start(batch_size: int) -> None:
+    """Joins the job's other processes, if there are any, and splits a CPU into devices.
+
+    One XLA:CPU device keeps little more than one core busy in a chain. So a CPU becomes as many devices
+    as divide the batch, up to its cores; JAX_NUM_CPU_DEVICES overrides it. To be called before anything
+    else touches a device.
+    """
+    processes = _join()
+    if jax.config.jax_num_cpu_devices == -1:  # JAX's own word for "not given"
+        jax.config.update("jax_num_cpu_devices", _divisor(batch_size // processes, _cores()))
+
+
+def _join() -> int:
+    """Initializes jax.distributed where the environment speaks of a job; returns its processes."""
+    environment = os.environ
+    if "JAX_NUM_PROCESSES" in environment:  # by hand, and Kubeflow's Trainer: JAX itself reads none of these
+        count = int(environment["JAX_NUM_PROCESSES"])
+        try:
+            address, index = environment["JAX_COORDINATOR_ADDRESS"], environment["JAX_PROCESS_ID"]
+        except KeyError as missing:
+            raise UserError(
+                f"JAX_NUM_PROCESSES={count} is set and {missing.args[0]} is not: a job of several processes "
+                "needs JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES, JAX_PROCESS_ID"
+            ) from None
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        jax.distributed.initialize(address, count, int(index))
+        return count
+    several = (
+        int(environment.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in environment,
+        int(environment.get("OMPI_COMM_WORLD_SIZE", "1")) > 1,
+        "," in environment.get("TPU_WORKER_HOSTNAMES", ""),
+        "MEGASCALE_COORDINATOR_ADDRESS" in environment,
+    )
+    if any(several):
+        jax.distributed.initialize()
+        return jax.process_count()
+    return 1
+
+
+def place(batch_size: int, key: str = "data.batch_size") -> Placement:
+    """A mesh with one axis, `data`, over all devices. Raises UserError if the batch does not divide."""
+    count = jax.device_count()
+    per_device, remainder = divmod(batch_size, count)
+    if remainder:
+        below = f"{per_device * count} or " if per_device else ""
+        raise UserError(
+            f"config.{key}={batch_size} does not divide over {count} devices; nearest: "
+            f"{below}{(per_device + 1) * count}"
+        )
+    # jax.make_mesh would default to Explicit axes; here the compiler places what is inside a step.
+    mesh = jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,))
+    return Placement(
+        batched=NamedSharding(mesh, PartitionSpec("data")),
+        replicated=NamedSharding(mesh, PartitionSpec()),
+    )
+
+
+def describe() -> str:
+    """What runs: '2 cpu devices in 1 process'."""
+    devices, processes = jax.devices(), jax.process_count()
+    kind = devices[0].device_kind if devices[0].platform != "cpu" else "cpu"
+    return (
+        f"{len(devices)} {kind} device{'s' * (len(devices) > 1)} "
+        f"in {processes} process{'es' * (processes > 1)}"
+    )
+
+
+def _divisor(batch_size: int, most: int) -> int:
+    return next(n for n in range(max(1, min(most, batch_size)), 0, -1) if batch_size % n == 0)
+
+
+def _cores() -> int:
+    # Fewer than os.cpu_count() in a container or under taskset; only Linux can tell.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

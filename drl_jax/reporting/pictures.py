@@ -1,0 +1,50 @@
+"""Samples as PNG files: grids, strips of the process, and densities in the plane."""
+
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from etils import epath
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+from drl_jax.data.pipeline import to_uint8
+
+Pictures = UInt8[np.ndarray, "n height width colors"]
+
+
+def save_grid(pictures: Pictures, path: epath.PathLike, *, columns: int | None = None) -> None:
+    """Pictures side by side, row by row; small ones enlarged by a whole factor to be seen."""
+    n, height, width, colors = pictures.shape
+    columns = min(n, columns or int(np.ceil(np.sqrt(n))))
+    rows = -(-n // columns)
+    gap = max(1, width // 16)
+    sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, colors), 255, np.uint8)
+    for i, picture in enumerate(pictures):
+        top, left = (gap + (i // columns) * (height + gap), gap + (i % columns) * (width + gap))
+        sheet[top : top + height, left : left + width] = picture
+    _save(sheet, path, enlarge=max(1, round(480 / sheet.shape[1])))
+
+
+def save_process(process: Float[np.ndarray, "levels n *shape"], path: epath.PathLike) -> None:
+    """The states of pictures from noise to sample, one row per picture, one column per level."""
+    rows = np.swapaxes(to_uint8(process), 0, 1)
+    save_grid(rows.reshape(-1, *rows.shape[2:]), path, columns=len(process))
+
+
+def save_maps(rows: Sequence[Sequence[Float[np.ndarray, "side side"]]], path: epath.PathLike) -> None:
+    """Non-negative functions on a square, each on its own scale, first axis to the right, second up."""
+    color = matplotlib.colormaps["magma"]
+    lines = []
+    for row in rows:
+        panels = [color(np.flipud(m.T) / max(m.max(), 1e-300))[..., :3] for m in row]
+        lines.append(np.concatenate([np.pad(p, ((3, 3), (3, 3), (0, 0)), constant_values=1) for p in panels], 1))
+    _save((np.concatenate(lines) * 255).astype(np.uint8), path, enlarge=1)
+
+
+def _save(sheet: UInt8[np.ndarray, "height width colors"], path: epath.PathLike, *, enlarge: int) -> None:
+    sheet = sheet.repeat(enlarge, axis=0).repeat(enlarge, axis=1)
+    path = epath.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        Image.fromarray(sheet[..., 0] if sheet.shape[-1] == 1 else sheet).save(file, format="PNG")

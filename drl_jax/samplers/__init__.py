@@ -1,0 +1,1 @@
+"""Markov chains as pure kernels: `new_state, info = step(keys, state)`."""

@@ -1,0 +1,81 @@
+"""Spectral normalisation (Miyato et al. 2018) as a pure map over parameter trees.
+
+Weights do not move during a chain, so they are normalised once, before it, and not at every call of the
+network as in the authors' code. Which kernels take part, and how, is declared by the network's layers:
+each stores a vector beside its kernel in the collection "spectral", named `divide` or `cap`.
+
+A matrix is a kernel with all its axes but the last made one: [inputs, outputs].
+"""
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+
+from drl_jax.types import Tree
+
+DIVIDE = "divide"  # kernel / σ
+CAP = "cap"  # kernel / max(σ, 1), nearly: zero-started kernels stay small
+
+
+def normalize(params: Tree, vectors: Tree, *, iterations: int = 1) -> tuple[Tree, Tree]:
+    """Normalises every kernel that has a vector; returns (normalised params, new vectors).
+
+    The gradient flows through the kernel that is divided and through σ, not through the vectors.
+    The weights and the stored vectors alone determine the result: evaluation makes its one iteration
+    and forgets the new vectors. `iterations` >= 1.
+    """
+    new_params, new_vectors = traverse_util.flatten_dict(dict(params)), {}
+    for path, u in _flat(vectors):
+        kernel = new_params[(*path[:-1], "kernel")]
+        sigma, new_vectors[path] = spectral_norm(kernel, u, iterations=iterations)
+        if path[-1] == CAP:
+            # The authors' form: σ + 1e-6 is divided out, then multiplied back where it is below 1.
+            sigma = sigma + 1e-6
+            kernel = kernel / sigma * jnp.minimum(sigma, 1)
+        else:
+            kernel = kernel / sigma
+        new_params[(*path[:-1], "kernel")] = kernel
+    return traverse_util.unflatten_dict(new_params), traverse_util.unflatten_dict(new_vectors)
+
+
+def warm_up(params: Tree, vectors: Tree, *, iterations: int) -> Tree:
+    """The vectors after more power iterations, so that training starts from converged ones."""
+    flat = traverse_util.flatten_dict(dict(params))
+    warm = {
+        path: jax.lax.fori_loop(
+            0, iterations, lambda _, u, m=_matrix(flat[(*path[:-1], "kernel")]): _iterate(m, u)[1], u
+        )
+        for path, u in _flat(vectors)
+    }
+    return traverse_util.unflatten_dict(warm)
+
+
+def spectral_norm(
+    kernel: jax.Array, u: jax.Array, *, iterations: int = 1
+) -> tuple[jax.Array, jax.Array]:
+    """σ = v M u′ᵀ after `iterations` power iterations from u [outputs]; returns (σ, u′)."""
+    matrix = _matrix(kernel)
+    fixed = jax.lax.stop_gradient(matrix)
+    v = None
+    for _ in range(iterations):
+        v, u = _iterate(fixed, u)
+    return v @ matrix @ u, u
+
+
+def _iterate(matrix: jax.Array, u: jax.Array) -> tuple[jax.Array, jax.Array]:
+    v = _unit(matrix @ u)
+    return v, _unit(v @ matrix)
+
+
+def _unit(x: jax.Array) -> jax.Array:
+    return x / jnp.sqrt(jnp.maximum(jnp.sum(x**2), 1e-12))
+
+
+def _matrix(kernel: jax.Array) -> jax.Array:
+    return kernel.reshape(-1, kernel.shape[-1])
+
+
+def _flat(vectors: Tree) -> Iterator[tuple[tuple[str, ...], jax.Array]]:
+    yield from traverse_util.flatten_dict(dict(vectors)).items()

@@ -1,0 +1,40 @@
+"""Progressive synthesis: from white noise to data, level by level (paper, algorithm 2)."""
+
+import jax
+import jax.numpy as jnp
+
+from drl_jax.noise import Levels, fold_in, standard_normal
+from drl_jax.recovery import draw
+from drl_jax.samplers.langevin import Info
+from drl_jax.types import Batch, Keys, Network
+
+
+def synthesize(
+    keys: Keys,
+    f: Network,
+    levels: Levels,
+    shape: tuple[int, ...],
+    *,
+    num_steps: int,
+    noise_scale: float = 0.99,
+    dtype: jnp.dtype = jnp.float32,
+) -> tuple[Batch, Batch, Info]:
+    """Draws x_T ~ N(0, I), then x_{T-1} … x_0, each by K Langevin steps from the one before.
+
+    `shape` is that of one example. Example i is a function of keys[i] alone. Takes T K gradients.
+
+    Returns (x_0 [batch, *shape], the process x_T … x_0 [T + 1, batch, *shape], and the info of every
+    step [T, K, batch]). What a caller under jit does not use is not computed.
+    """
+    like = jax.ShapeDtypeStruct((len(keys), *shape), dtype)
+    x = standard_normal(fold_in(keys, levels.count), like)
+
+    def level(x, t):
+        every = jnp.full(keys.shape, t)
+        x, info = draw(
+            fold_in(keys, t), f, levels, every, x, num_steps=num_steps, noise_scale=noise_scale
+        )
+        return x, (x, info)
+
+    x_0, (process, info) = jax.lax.scan(level, x, jnp.arange(levels.count)[::-1])
+    return x_0, jnp.concatenate([x[None], process]), info

@@ -1,0 +1,1 @@
+"""Training: the optimizer, the step, checkpoints, and the loop that joins them."""

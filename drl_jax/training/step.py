@@ -1,0 +1,160 @@
+"""The training step: a pure function of (state, batch)."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from flax import struct
+
+from drl_jax import spectral
+from drl_jax.noise import Levels, diffuse, fold_in
+from drl_jax.recovery import draw, objective
+from drl_jax.types import Batch, Keys, Tree
+
+
+class Totals(NamedTuple):
+    """Sums over the examples since the last record, per level [T]; `count` is how many there were.
+
+    loss:       weight (f⁻ − f⁺).         positive, negative:  f at the data and at the samples.
+    moved:      ‖x_t⁻ − x_{t+1}⁄scale‖, how far the chain went.   gradient:  ‖∇ log p‖ at its last step.
+    """
+
+    count: jax.Array
+    loss: jax.Array
+    positive: jax.Array
+    negative: jax.Array
+    moved: jax.Array
+    gradient: jax.Array
+
+    @classmethod
+    def zeros(cls, num_levels: int) -> "Totals":
+        return cls(*(jnp.zeros(num_levels) for _ in cls._fields))
+
+
+class TrainState(struct.PyTreeNode):
+    """Everything that a checkpoint must hold to continue the run bit for bit."""
+
+    step: jax.Array
+    key: jax.Array  # the run's one root key: never replaced; each step folds in `step`
+    params: Tree
+    vectors: Tree  # of spectral normalisation
+    opt_state: optax.OptState
+    ema_params: Tree
+    ema_vectors: Tree
+    totals: Totals
+
+
+class Settings(NamedTuple):
+    """What the step needs besides the network, the levels and the optimizer.
+
+    langevin_steps:   K.
+    power_iterations: of spectral normalisation, per training step.
+    ema_decay:        of weights and spectral vectors, without bias correction.
+    energy_penalty:   c of  c mean(f⁺² + f⁻²) / 2, added to the loss; 0 in the paper.
+    """
+
+    langevin_steps: int = 30
+    power_iterations: int = 1
+    ema_decay: float = 0.999
+    energy_penalty: float = 0.0
+
+
+def init_state(
+    key: jax.Array,
+    network: nn.Module,
+    levels: Levels,
+    optimizer: optax.GradientTransformation,
+    shape: tuple[int, ...],
+    *,
+    warm_up_iterations: int = 100,
+) -> TrainState:
+    """The state before the first step; `shape` is that of one example."""
+    init_key, root = jax.random.split(key)
+    variables = network.init(init_key, jnp.zeros((1, *shape)), jnp.zeros(1, jnp.int32))
+    params = variables["params"]
+    vectors = spectral.warm_up(params, variables.get("spectral", {}), iterations=warm_up_iterations)
+    return TrainState(
+        step=jnp.zeros([], jnp.int32),
+        key=root,
+        params=params,
+        vectors=vectors,
+        opt_state=optimizer.init(params),
+        # Copies: donation refuses one buffer in two places.
+        ema_params=jax.tree.map(jnp.copy, params),
+        ema_vectors=jax.tree.map(jnp.copy, vectors),
+        totals=Totals.zeros(levels.count),
+    )
+
+
+def make_train_step(
+    network: nn.Module, levels: Levels, optimizer: optax.GradientTransformation, settings: Settings
+) -> Callable[[TrainState, Batch], TrainState]:
+    """Returns step(state, x [batch, *shape]) -> state. Algorithm 1 of the paper."""
+
+    def train_step(state: TrainState, x: Batch) -> TrainState:
+        keys = example_keys(jax.random.fold_in(state.key, state.step), x.shape[0])
+        t = jax.vmap(lambda key: jax.random.randint(key, (), 0, levels.count))(fold_in(keys, 0))
+        x_t, x_next = diffuse(fold_in(keys, 1), x, t, levels)
+
+        # Weights do not move during the chain, so one normalisation serves all its steps.
+        frozen, vectors = normalized(state.params, state.vectors)
+        x_negative, info = draw(
+            fold_in(keys, 2),
+            bind(network, frozen),
+            levels,
+            t,
+            x_next,
+            num_steps=settings.langevin_steps,
+        )
+
+        def loss(params):
+            f = bind(network, normalized(params, state.vectors)[0])
+            value, (positive, negative) = objective(f, levels, t, x_t, x_negative)
+            penalty = jnp.mean(positive**2 + negative**2) / 2
+            return value + settings.energy_penalty * penalty, (positive, negative)
+
+        gradients, (positive, negative) = jax.grad(loss, has_aux=True)(state.params)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+
+        weight = jnp.asarray(levels.weight, positive.dtype)[t]
+        seen = Totals(
+            count=jnp.ones_like(positive),
+            loss=weight * (negative - positive),
+            positive=positive,
+            negative=negative,
+            moved=info.moved.sum(axis=0),
+            gradient=info.gradient_norm[-1],
+        )
+        of_level = jax.nn.one_hot(t, levels.count)
+        return TrainState(
+            step=state.step + 1,
+            key=state.key,
+            params=params,
+            vectors=vectors,
+            opt_state=opt_state,
+            ema_params=averaged(state.ema_params, params),
+            ema_vectors=averaged(state.ema_vectors, vectors),
+            totals=jax.tree.map(lambda total, value: total + value @ of_level, state.totals, seen),
+        )
+
+    def normalized(params, vectors):
+        return spectral.normalize(params, vectors, iterations=settings.power_iterations)
+
+    def averaged(average, new):
+        return optax.incremental_update(new, average, 1 - settings.ema_decay)
+
+    return train_step
+
+
+def example_keys(key: jax.Array, count: int, first: int | jax.Array = 0) -> Keys:
+    """One key for each of examples first … first + count − 1."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(count))
+
+
+def bind(network: nn.Module, params: Tree):
+    """f(y, t) of a network with these (normalised) parameters."""
+    return lambda y, t: network.apply({"params": params}, y, t)

@@ -1,0 +1,383 @@
+"""Parity with the authors' code. Every expected number is theirs: tests/golden/README.md says how it was made.
+
+In double precision the two agree to rounding. In single precision the tolerances are what the authors' code
+itself differs by between runs (golden/README.md of the arrays' making: energies 4e-6, gradients 1.6e-6 without
+a kink, loss 2e-6, gradients of weights 1e-5, states 4e-5), relative to the largest entry.
+"""
+
+from functools import cache, partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from golden import authors
+
+import drl_jax.networks.residual as residual_module
+import drl_jax.samplers.langevin as langevin_module
+from drl_jax import energy, noise, recovery, spectral
+from drl_jax.networks.layers import embed_level
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+LEVELS = noise.make_levels(6)
+
+# The authors' slope is a float32 in double precision too; 0.2 itself differs from it by 3e-9.
+slope = partial(nn.leaky_relu, negative_slope=np.float32(0.2))
+small = partial(residual_module.ResidualEnergy, channels=32, multipliers=(1, 2, 2, 2), blocks=1)
+NETWORKS = {
+    "relu": (authors.RELU, small(activation=slope)),
+    "swish": (authors.SWISH, small(activation=nn.swish, final_activation=nn.swish)),
+}
+RELU = NETWORKS["relu"][1]
+
+_MODULES = {
+    "temb_dense_0/dense": ("level_0",),
+    "temb_dense_1/dense": ("level_1",),
+    "temb_dense_2/dense": ("readout",),
+    "conv2d_in/conv": ("input",),
+}
+for _i in range(4):
+    _MODULES |= {
+        f"res_levels/{_i}/0/dense/dense": (f"block_{_i}_0", "level"),
+        f"res_levels/{_i}/0/conv2d_1/conv": (f"block_{_i}_0", "conv_1"),
+        f"res_levels/{_i}/0/conv2d_2/conv": (f"block_{_i}_0", "conv_2"),
+        f"res_levels/{_i}/0/conv2d_shortcut/conv": (f"block_{_i}_0", "shortcut"),
+    }
+_LEAVES = {"w": "kernel", "W": "kernel", "b": "bias", "g": "gain", "layer/b": "bias", "layer/g": "gain"}
+
+
+def path(name):
+    """Where the weight or vector of that name (the authors') is in our trees."""
+    module = next(module for module in _MODULES if name.startswith(f"{module}/"))
+    leaf = name.removeprefix(f"{module}/")
+    if leaf == "sn_u":
+        return (*_MODULES[module], spectral.CAP if "conv2d_2" in name else spectral.DIVIDE)
+    return (*_MODULES[module], _LEAVES[leaf])
+
+
+def tree(arrays, dtype):
+    """Our tree of the authors' arrays."""
+    nested = {}
+    for name, array in arrays.items():
+        *parents, leaf = path(name)
+        node = nested
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        # A matrix product with a row [1, outputs] there is one with a vector [outputs] here.
+        node[leaf] = jnp.asarray(array[0] if name.endswith("/sn_u") else array, dtype)
+    return nested
+
+
+def flat(nested):
+    """Our tree with the authors' names' paths as keys."""
+    return {tuple(k.key for k in keys): leaf for keys, leaf in jax.tree.leaves_with_path(nested)}
+
+
+@cache
+def golden(name):
+    return dict(np.load(GOLDEN / f"{name}.npz"))
+
+
+def under(arrays, prefix):
+    return {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
+
+
+def weights(seed, dtype, vectors=None):
+    """(params, vectors); `vectors`: golden ones in place of the ones that the authors' code started from."""
+    arrays = authors.weights(seed)
+    start = {name: array for name, array in arrays.items() if name.endswith("/sn_u")}
+    params = {name: array for name, array in arrays.items() if name not in start}
+    return tree(params, dtype), tree(start if vectors is None else vectors, dtype)
+
+
+def assert_close(actual, expected, tolerance):
+    """Largest deviation, relative to the largest expected entry."""
+    actual, expected = np.asarray(actual), np.asarray(expected)
+    assert actual.shape == expected.shape
+    deviation = np.max(np.abs(actual - expected)) / np.max(np.abs(expected))
+    print(f"DEVIATION {deviation:.2e} of {tolerance:.0e}")
+    assert deviation <= tolerance, f"off by {deviation:.2e} of the largest, {tolerance:.0e} is allowed"
+
+
+def assert_gradient_close(actual, arrays, name, tolerance, stride):
+    assert_close(authors.thin(actual, stride), arrays[name], tolerance)
+
+
+@pytest.fixture
+def same_sinusoids(monkeypatch):
+    """Gives the networks the authors' sinusoids of the level, float32 in both codes at every precision.
+
+    TensorFlow's and XLA's exp, sin and cos round differently (test_embedding_of_the_level bounds it), which
+    moves energies by 3e-8: nothing beside float32, much beside the 1e-12 that double precision can show.
+    """
+    table = np.full((6, 32), np.nan, np.float32)
+    table[authors.pictures()["t"]] = golden("networks")["temb_sin"]
+    monkeypatch.setattr(residual_module, "embed_level", lambda t, width: jnp.asarray(table)[t])
+
+
+@pytest.fixture
+def float64(same_sinusoids):
+    with jax.enable_x64(True):
+        yield jnp.float64
+
+
+@pytest.fixture
+def replay(monkeypatch):
+    """replay(noises): chains and diffusion take noises[k, i] where they would draw from fold_in(keys[i], k).
+
+    Returns the keys to run with: they carry the example in place of a seed, folding in makes the step.
+    """
+
+    def fold_in(keys, step):
+        data = jax.random.key_data(keys)
+        return jax.random.wrap_key_data(data.at[:, 1].set(jnp.asarray(step, jnp.uint32)))
+
+    def set_up(noises):
+        def standard_normal(keys, like):
+            example, step = jax.random.key_data(keys).T
+            return jnp.asarray(noises, like.dtype)[step, example]
+
+        for module in (noise, langevin_module):
+            monkeypatch.setattr(module, "fold_in", fold_in)
+            monkeypatch.setattr(module, "standard_normal", standard_normal)
+        examples = jnp.arange(noises.shape[1], dtype=jnp.uint32)
+        return jax.random.wrap_key_data(jnp.stack([examples, jnp.zeros_like(examples)], axis=1))
+
+    return set_up
+
+
+@pytest.mark.parametrize("name", authors.DIGESTS)
+def test_inputs_are_those_that_the_authors_code_was_given(name):
+    # The digests are of the arrays stored beside the authors' outputs (golden/make.py compares them).
+    kind, *seed = name.split()
+    assert authors.digest(getattr(authors, kind)(*map(int, seed))) == authors.DIGESTS[name]
+
+
+@pytest.mark.parametrize("count", [4, 6])
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("a", "a_s"),
+        ("sigma", "sigmas"),
+        ("a_cum", "a_s_cum"),
+        ("sigma_cum", "sigmas_cum"),
+        ("step_squared", "step_size_square_f64"),
+        ("temperature", "step_size_square_f64"),
+        ("weight", "loss_scale_f64"),
+    ],
+)
+def test_schedule(count, ours, theirs):
+    expected = golden("schedules")[f"T{count}/{theirs}"]
+    np.testing.assert_allclose(
+        getattr(noise.make_levels(count), ours), expected, rtol=1e-12, atol=0
+    )
+
+
+@pytest.mark.parametrize("count", [4, 6])
+def test_tether_and_scale(count):
+    # The authors' arrays have one entry more, for the data in x_0: `a_s_prev` is a with 1 in the last place,
+    # `is_recovery` 1 with 0 in the last place, both indexed by t + 1.
+    levels, expected = noise.make_levels(count), under(golden("schedules"), f"T{count}/")
+    np.testing.assert_array_equal(levels.tether, expected["is_recovery"][1:])
+    np.testing.assert_allclose(levels.scale, expected["a_s_prev"][1:], rtol=1e-12, atol=0)
+
+
+def test_embedding_of_the_level():
+    # Both are float32 of sines of angles up to 5, whose rounding is 2^-24 of 5.
+    t = jnp.asarray(authors.pictures()["t"])
+    np.testing.assert_allclose(embed_level(t, 32), golden("networks")["temb_sin"], rtol=0, atol=5e-7)
+
+
+def energy_and_gradient(network):
+    """jitted (params, vectors, x, t) -> (f, its gradient in x, the vectors after), normalised once."""
+
+    @jax.jit
+    def call(params, vectors, x, t):
+        normal, moved = spectral.normalize(params, vectors)
+        value, gradient = langevin_module.value_and_gradient(
+            lambda x: network.apply({"params": normal}, x, t), x
+        )
+        return value, gradient, moved
+
+    return call
+
+
+_CALLS = {name: energy_and_gradient(network) for name, (_, network) in NETWORKS.items()}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_energies_gradients_and_moving_vectors(name, float64):
+    expected = under(golden("networks"), f"{name}/")
+    given = authors.pictures()
+    x, t = jnp.asarray(given["x"], float64), jnp.asarray(given["t"])
+    params, vectors = weights(NETWORKS[name][0], float64)
+    for call, after in (("", "u_after/"), ("_call2", "u_after2/")):
+        value, gradient, vectors = _CALLS[name](params, vectors, x, t)
+        assert_close(value, expected[f"f{call}"], 1e-12)
+        thin = authors.thin(gradient, authors.PICTURE_STRIDE)
+        assert_close(thin, expected[f"grad_x{call}"], 1e-12)
+        assert_close(np.linalg.norm(gradient), expected[f"grad_x{call}_norm"], 1e-12)
+        theirs = flat(tree(under(expected, after), float64))
+        for where, vector in flat(vectors).items():
+            assert_close(vector, theirs.pop(where), 1e-12)
+        assert not theirs
+
+    _, converged = weights(NETWORKS[name][0], float64, under(expected, "u_conv/"))
+    value, gradient, _ = _CALLS[name](params, converged, x, t)
+    assert_close(value, expected["f_conv"], 1e-12)
+    assert_close(authors.thin(gradient, authors.PICTURE_STRIDE), expected["grad_x_conv"], 1e-12)
+
+
+@pytest.mark.parametrize(("name", "kinks"), [("relu", True), ("swish", False)])
+def test_energies_and_gradients_in_single_precision(name, kinks):
+    expected = under(golden("networks"), f"{name}/")
+    given = authors.pictures()
+    params, vectors = weights(NETWORKS[name][0], jnp.float32)
+    x, t = jnp.asarray(given["x"]), jnp.asarray(given["t"])
+    value, gradient, _ = _CALLS[name](params, vectors, x, t)
+    assert value.dtype == gradient.dtype == jnp.float32
+    assert_close(value, expected["f"], 4e-6)
+    # A unit within rounding of its kink turns single entries of the gradient by up to 1e-2 of the largest.
+    thin = authors.thin(gradient, authors.PICTURE_STRIDE)
+    assert_close(thin, expected["grad_x"], 1e-2 if kinks else 1.6e-6)
+
+
+def test_diffuse(replay):
+    # The authors draw the step's noise before the jump's; the product's jump folds in 0, its step 1.
+    given, expected = authors.chain(), golden("chains")
+    keys = replay(given["q_noise"][::-1])
+    x_t, x_next = noise.diffuse(keys, jnp.asarray(given["x0"]), jnp.asarray(given["t"]), LEVELS)
+    # Theirs were made in float32: numbers of size 4, a few roundings of 2^-24 each.
+    np.testing.assert_allclose(x_t, expected["x_pos"], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(x_next, expected["tilde_x"], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 4e-5)])
+def test_chain_of_a_network_normalised_once(dtype, tolerance, replay, request):
+    """`recovery.draw` itself, on the stored noises: tethered levels 0, 2, 3, and 5 without a tether."""
+    given, expected = authors.chain(), golden("chains")
+    if dtype == "float64":
+        request.getfixturevalue("same_sinusoids")
+
+    with jax.enable_x64(dtype == "float64"):
+        keys = replay(given["noises"])
+
+        @jax.jit
+        def draw(params, vectors, x_next):
+            normal, _ = spectral.normalize(params, vectors)
+            return recovery.draw(
+                keys,
+                lambda y, t: RELU.apply({"params": normal}, y, t),
+                LEVELS,
+                jnp.asarray(given["t"]),
+                x_next,
+                num_steps=30,
+            )[0]
+
+        x_next = jnp.asarray(expected["tilde_x"], dtype)
+        for name, start in (("frozen_u", None), ("warm_frozen_u", under(expected, "u_warm/"))):
+            x = draw(*weights(authors.RELU, dtype, start), x_next)
+            assert x.dtype == dtype
+            assert_close(x, expected[f"{name}/x"], tolerance)
+
+
+def test_chain_whose_vectors_move_at_every_call(float64, replay):
+    """The authors' own chain: the product's pieces, put together with a normalisation per step."""
+    given, expected = authors.chain(), golden("chains")
+    keys, t = replay(given["noises"]), jnp.asarray(given["t"])
+
+    @jax.jit
+    def chain(params, vectors, x_next, noise_scale):
+        def step(carry, k):
+            y, vectors = carry
+            normal, vectors = spectral.normalize(params, vectors)
+            kernel = langevin_module.langevin(
+                energy.recovery(
+                    lambda y, t: RELU.apply({"params": normal}, y, t), LEVELS, t, x_next
+                ),
+                step_squared=noise.at(LEVELS.step_squared, t, x_next),
+                noise_scale=noise_scale,
+            )
+            y, info = kernel(langevin_module.fold_in(keys, k), y)
+            return (y, vectors), (y, info.log_density)
+
+        _, (y, log_density) = jax.lax.scan(step, (x_next, vectors), jnp.arange(30))
+        return y, log_density
+
+    x_next = jnp.asarray(expected["tilde_x"], float64)
+    warm = under(expected, "u_warm/")
+    for name, scale, start in (("ns1.0", 1.0, None), ("ns0.99", 0.99, None), ("warm", 1.0, warm)):
+        y, log_density = chain(*weights(authors.RELU, float64, start), x_next, scale)
+        for step in (1, 15):
+            thin = authors.thin(y[step - 1], authors.PICTURE_STRIDE)
+            assert_close(thin, expected[f"{name}/y{step}"], 1e-12)
+        assert_close(y[-1] / noise.at(LEVELS.scale, t, y[-1]), expected[f"{name}/x"], 1e-12)
+        if name != "warm":
+            # Entry k of theirs is at the state after k steps; ours reports the state that a step left.
+            assert_close(log_density, expected[f"{name}/log_p_y"][:30], 1e-12)
+
+
+def loss_and_gradient(dtype):
+    """(jitted (params, vectors) -> ((loss, (f⁺, f⁻)), gradient)), of the stored pair."""
+    given = authors.pair()
+    x_positive, x_negative = (jnp.asarray(given[name], dtype) for name in ("x_pos", "x_neg"))
+
+    def loss(params, vectors):
+        normal, _ = spectral.normalize(params, vectors)
+        return recovery.objective(
+            lambda y, t: RELU.apply({"params": normal}, y, t),
+            LEVELS,
+            jnp.asarray(given["t"]),
+            x_positive,
+            x_negative,
+        )
+
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value_tolerance", "gradient_tolerance"),
+    [("float64", 1e-9, 1e-9), ("float32", 2e-6, 1e-5)],
+)
+def test_loss_and_gradient_of_every_weight(dtype, value_tolerance, gradient_tolerance, request):
+    expected = golden("losses")
+    if dtype == "float64":
+        request.getfixturevalue("same_sinusoids")
+    # The loss is a difference of energies of size .7: that is the size of what is rounded.
+    size = np.max(np.abs(expected["warm/f_neg"]))
+    with jax.enable_x64(dtype == "float64"):
+        call = loss_and_gradient(dtype)
+        warm = weights(authors.RELU, dtype, under(expected, "u_warm/"))
+        (loss, (positive, negative)), gradient = call(*warm)
+        assert abs(loss - expected["warm/loss"]) <= value_tolerance * size
+        assert_close(positive, expected["warm/f_pos"], 2 * value_tolerance)
+        assert_close(negative, expected["warm/f_neg"], 2 * value_tolerance)
+
+        ours = flat(gradient)
+        for name, norm in under(expected, "warm/grad_norm/").items():
+            array = np.asarray(ours.pop(path(name)))
+            kept = authors.thin(array, authors.WEIGHT_STRIDE)
+            assert_close(kept, expected[f"warm/grad/{name}"], gradient_tolerance)
+            assert_close(np.linalg.norm(array), norm, gradient_tolerance)
+        assert not ours
+
+        (loss, _), _ = call(*weights(authors.RELU, dtype))
+        assert abs(loss - expected["random/loss"]) <= value_tolerance * size
+
+
+def test_loss_whose_vectors_move_between_the_energies(float64):
+    """The authors' own loss: the positives' call moves u before the negatives'."""
+    given, expected = authors.pair(), golden("losses")
+    t = jnp.asarray(given["t"])
+    positive, negative = (jnp.asarray(given[name], float64) for name in ("x_pos", "x_neg"))
+    scale = noise.at(LEVELS.scale, t, positive)
+    params, vectors = weights(authors.RELU, float64)
+    f_positive, _, vectors = _CALLS["relu"](params, vectors, scale * positive, t)
+    f_negative, _, vectors = _CALLS["relu"](params, vectors, scale * negative, t)
+    weight = noise.at(LEVELS.weight, t, f_positive)
+    assert_close(jnp.mean(weight * (f_negative - f_positive)), expected["moving/loss"], 1e-12)
+    theirs = flat(tree(under(expected, "moving/u_after/"), float64))
+    for where, vector in flat(vectors).items():
+        assert_close(vector, theirs[where], 1e-12)
