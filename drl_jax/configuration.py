@@ -4,13 +4,20 @@ A config file takes `base()` and sets what differs. The composition root (`exper
 into plain arguments; nothing below it sees a ConfigDict.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from etils import epath
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from drl_jax.errors import UserError
+
+Config = Any
+"""A ConfigDict: its keys are checked as it is read, which no type checker could."""
+
+FILE = "config.json"  # in the workdir
 
 # What a checkpoint depends on: a workdir holds one run, and these may not change within it.
 FIXED = ("data", "network", "levels", "langevin", "optimizer", "spectral", "training")
@@ -24,9 +31,9 @@ FREE = (
 )
 
 
-def base() -> ConfigDict:
+def base() -> Config:
     """The settings of the paper's CIFAR-10 run (T6), as the authors' code has them."""
-    config = ConfigDict()
+    config: Config = ConfigDict()
 
     config.data = ConfigDict()
     config.data.name = "cifar10"  # cifar10, celeb_a, digits, points, folder, or a tensorflow-datasets name
@@ -87,26 +94,44 @@ def base() -> ConfigDict:
     config.evaluation.every = 5000  # steps between two grids of samples (and at the end)
     config.evaluation.num_samples = 64
     config.evaluation.batch_size = 64  # samples drawn at once, over all devices
+    config.evaluation.seed = 0  # sample i is a function of (weights, seed, i)
     config.evaluation.metric = "none"  # none, frechet_pixels (small pictures) or total_variation (points)
     return config
 
 
-def check(config: ConfigDict) -> None:
+def check(config: Config) -> None:
     """Raises UserError for the first value that no run could have."""
+    values = dict(flatten(config))
     for key, (is_right, right) in _RULES.items():
-        value = get(config, key)
-        if not is_right(value):
+        value = values.get(key)
+        if key in values and not is_right(value):
             raise UserError(f"config.{key}={value!r} is not possible: it must be {right}")
 
 
-def get(config: ConfigDict, key: str) -> Any:
-    """The value at a dotted key."""
-    for part in key.split("."):
-        config = config[part]
+def save(config: Config, path: epath.Path) -> None:
+    """Writes a config as JSON."""
+    path.write_text(json.dumps(config.to_dict(), indent=1) + "\n")
+
+
+def load(path: epath.Path) -> Config:
+    """Reads what `save` wrote, with the types of `base`. Raises UserError if it is not that."""
+    try:
+        saved = json.loads(path.read_text())
+        config = base()
+        config.network = ConfigDict(saved["network"])  # each network has its own keys
+        config.update(_with_tuples(saved))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is not a config of this program: {' '.join(str(error).split())}") from None
     return config
 
 
-def flatten(config: ConfigDict | Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _with_tuples(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {key: _with_tuples(value) for key, value in tree.items()}
+    return tuple(tree) if isinstance(tree, list) else tree
+
+
+def flatten(config: Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """(dotted key, value) of every leaf; sequences as tuples, so that JSON's lists compare equal."""
     for name, value in config.items():
         if isinstance(value, ConfigDict | Mapping):
@@ -115,7 +140,7 @@ def flatten(config: ConfigDict | Mapping[str, Any], prefix: str = "") -> Iterato
             yield f"{prefix}{name}", tuple(value) if isinstance(value, list | tuple) else value
 
 
-def refuse_changes(old: Mapping[str, Any], config: ConfigDict, workdir: str) -> None:
+def refuse_changes(old: Config, config: Config, workdir: str) -> None:
     """Raises UserError, naming each changed key, if `config` is not a continuation of `old`'s run."""
     before, now = dict(flatten(old)), dict(flatten(config))
     changes = [
@@ -132,7 +157,8 @@ def refuse_changes(old: Mapping[str, Any], config: ConfigDict, workdir: str) -> 
 
 def _number(low: float, high: float = float("inf"), *, without_low: bool = False):
     def is_right(value) -> bool:
-        return isinstance(value, int | float) and (low < value if without_low else low <= value) and value <= high
+        above = low < value if without_low else low <= value
+        return above and value <= high
 
     if high == float("inf"):
         return is_right, f"{'above' if without_low else 'at least'} {low}"
@@ -156,6 +182,7 @@ _RULES = {
     ),
     "data.batch_size": _number(1),
     "network.name": _one_of("residual", "points"),
+    "network.dtype": _one_of("float32", "bfloat16"),
     "levels.count": (
         (lambda value: 1 <= value <= 501 or value == 1000),
         "1 to 501 (levels cut out of the chain of 1000), or 1000",
@@ -183,5 +210,6 @@ _RULES = {
     "evaluation.every": _number(1),
     "evaluation.num_samples": _number(1),
     "evaluation.batch_size": _number(1),
+    "evaluation.seed": _number(0, 2**31 - 1),
     "evaluation.metric": _one_of("none", "frechet_pixels", "total_variation"),
 }

@@ -5,9 +5,9 @@ from typing import NamedTuple
 import jax
 import optax
 from flax import linen as nn
-from ml_collections import ConfigDict
 
 from drl_jax import configuration
+from drl_jax.configuration import Config
 from drl_jax.data.sources import Source, open_source
 from drl_jax.errors import UserError
 from drl_jax.networks import PointEnergy, ResidualEnergy
@@ -41,14 +41,14 @@ class Experiment(NamedTuple):
         )
 
 
-def build(config: ConfigDict) -> Experiment:
+def build(config: Config) -> Experiment:
     """Checks a config and builds what it says; nothing is computed yet. Raises UserError."""
     configuration.check(config)
     shape = _shape(config)
     network = {key: value for key, value in config.network.items() if key != "name"}
     if config.network.name == "residual":
         try:
-            check_side(*shape[:2], len(network["multipliers"]))
+            check_side(config.data.image_size, config.data.image_size, len(network["multipliers"]))
         except ValueError as error:
             raise UserError(
                 f"config.data.image_size={config.data.image_size} and "
@@ -73,7 +73,7 @@ def build(config: ConfigDict) -> Experiment:
     )
 
 
-def open_data(config: ConfigDict, prepare_command: str) -> Source:
+def open_data(config: Config, prepare_command: str) -> Source:
     """The examples of `config.data`. Raises UserError, naming `prepare_command` where it would help."""
     data = config.data
     return open_source(
@@ -89,7 +89,7 @@ def open_data(config: ConfigDict, prepare_command: str) -> Source:
     )
 
 
-def _shape(config: ConfigDict) -> tuple[int, ...]:
+def _shape(config: Config) -> tuple[int, ...]:
     points = config.data.name == "points"
     if points != (config.network.name == "points"):
         raise UserError(

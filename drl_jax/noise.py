@@ -132,7 +132,7 @@ def at(values: np.ndarray, t: Level, like: Batch) -> jax.Array:
     return picked.reshape(t.shape + (1,) * (like.ndim - t.ndim))
 
 
-def standard_normal(keys: Keys, like: Batch) -> Batch:
+def standard_normal(keys: Keys, like: Batch | jax.ShapeDtypeStruct) -> Batch:
     """Noise of the shape of `like`: row i is a function of keys[i] alone, so it is the same for every
     batch size and every number of devices and processes."""
     return jax.vmap(lambda key: jax.random.normal(key, like.shape[1:], like.dtype))(keys)

@@ -35,10 +35,11 @@ class Sampler:
         placement: Placement,
         *,
         batch_size: int,
+        seed: int,
         num_steps: int,
         noise_scale: float,
     ):
-        self._placement, self._batch_size = placement, batch_size
+        self._placement, self._batch_size, self._seed = placement, batch_size, seed
 
         def draw(key, weights, first):
             keys = jax.lax.with_sharding_constraint(
@@ -58,9 +59,9 @@ class Sampler:
         # Every process gets every sample: files are written by one of them.
         self._draw = jax.jit(draw, out_shardings=placement.replicated)
 
-    def batches(self, weights: Weights, seed: int, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def batches(self, weights: Weights, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields (samples [n, *shape], their process [T + 1, n, *shape]) until there are `count`."""
-        key = self._placement.replicate(jax.random.key(seed))
+        key = self._placement.replicate(jax.random.key(self._seed))
         for first in range(0, count, self._batch_size):
             x, process = jax.device_get(self._draw(key, weights, np.int32(first)))
             rest = min(self._batch_size, count - first)

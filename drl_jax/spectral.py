@@ -7,7 +7,7 @@ each stores a vector beside its kernel in the collection "spectral", named `divi
 A matrix is a kernel with all its axes but the last made one: [inputs, outputs].
 """
 
-from collections.abc import Iterator
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +26,8 @@ def normalize(params: Tree, vectors: Tree, *, iterations: int = 1) -> tuple[Tree
     The weights and the stored vectors alone determine the result: evaluation makes its one iteration
     and forgets the new vectors. `iterations` >= 1.
     """
-    new_params, new_vectors = traverse_util.flatten_dict(dict(params)), {}
-    for path, u in _flat(vectors):
+    new_params, new_vectors = _flat(params), {}
+    for path, u in _flat(vectors).items():
         kernel = new_params[(*path[:-1], "kernel")]
         sigma, new_vectors[path] = spectral_norm(kernel, u, iterations=iterations)
         if path[-1] == CAP:
@@ -42,14 +42,13 @@ def normalize(params: Tree, vectors: Tree, *, iterations: int = 1) -> tuple[Tree
 
 def warm_up(params: Tree, vectors: Tree, *, iterations: int) -> Tree:
     """The vectors after more power iterations, so that training starts from converged ones."""
-    flat = traverse_util.flatten_dict(dict(params))
-    warm = {
-        path: jax.lax.fori_loop(
-            0, iterations, lambda _, u, m=_matrix(flat[(*path[:-1], "kernel")]): _iterate(m, u)[1], u
-        )
-        for path, u in _flat(vectors)
-    }
-    return traverse_util.unflatten_dict(warm)
+    flat = _flat(params)
+
+    def warm(path, u):
+        matrix = _matrix(flat[(*path[:-1], "kernel")])
+        return jax.lax.fori_loop(0, iterations, lambda _, u: _iterate(matrix, u)[1], u)
+
+    return traverse_util.unflatten_dict({path: warm(path, u) for path, u in _flat(vectors).items()})
 
 
 def spectral_norm(
@@ -58,9 +57,9 @@ def spectral_norm(
     """σ = v M u′ᵀ after `iterations` power iterations from u [outputs]; returns (σ, u′)."""
     matrix = _matrix(kernel)
     fixed = jax.lax.stop_gradient(matrix)
-    v = None
-    for _ in range(iterations):
-        v, u = _iterate(fixed, u)
+    for _ in range(iterations - 1):
+        _, u = _iterate(fixed, u)
+    v, u = _iterate(fixed, u)
     return v @ matrix @ u, u
 
 
@@ -77,5 +76,5 @@ def _matrix(kernel: jax.Array) -> jax.Array:
     return kernel.reshape(-1, kernel.shape[-1])
 
 
-def _flat(vectors: Tree) -> Iterator[tuple[tuple[str, ...], jax.Array]]:
-    yield from traverse_util.flatten_dict(dict(vectors)).items()
+def _flat(tree: Tree) -> dict[tuple[str, ...], jax.Array]:
+    return cast(dict, traverse_util.flatten_dict(tree))

@@ -1,6 +1,6 @@
 """The vocabulary of shapes. Annotations only: tests check them, production does not pay for them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from jaxtyping import Array, Float, Int, Key
@@ -17,8 +17,8 @@ Level = Int[Array, " batch"]
 Keys = Key[Array, " batch"]
 """One random key per example, so that an example's noise depends on nothing but its own key."""
 
-Tree = Mapping[str, Any]
-"""A tree of named arrays: parameters, spectral vectors."""
+Tree = Any
+"""A tree of named arrays, nested dicts: parameters, spectral vectors."""
 
 LogDensity = Callable[[Batch], PerExample]
 """An unnormalised log-density of each example, in nats."""

@@ -3,6 +3,8 @@
 import itertools
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 jax.config.update("jax_platforms", "cpu")
@@ -16,3 +18,20 @@ def new_key():
     """A function that gives another key at every call, so that no two draws of a test share one."""
     counter = itertools.count()
     return lambda: jax.random.fold_in(jax.random.key(20201215), next(counter))
+
+
+@pytest.fixture
+def draw_parameters():
+    """A function of a module and its arguments: parameters N(0, .2²), so that no zero start hides a
+    part.
+
+    Drawn by NumPy, without compiling the module's own initialisation.
+    """
+
+    def draw(module, *arguments):
+        shaped = jax.eval_shape(module.init, jax.random.key(0), *arguments)["params"]
+        stream = np.random.default_rng(0)
+        normal = lambda leaf: jnp.asarray(0.2 * stream.standard_normal(leaf.shape), leaf.dtype)
+        return jax.tree.map(normal, shaped)
+
+    return draw

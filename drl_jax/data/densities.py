@@ -5,7 +5,7 @@ the diffusion looks like; no estimate is then needed to judge a model. All lie i
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -17,6 +17,7 @@ Points = Float[np.ndarray, "n 2"]
 PerPoint = Float[np.ndarray, " n"]
 
 
+@runtime_checkable
 class Density(Protocol):
     """A density in the plane."""
 

@@ -62,18 +62,14 @@ def open_folder(path: str, framing: Framing) -> PictureFiles:
         try:
             archive = zipfile.ZipFile(path)
         except zipfile.BadZipFile:
-            raise UserError(
-                f"data.path={path!r} is not a zip; give a folder or a zip of pictures"
-            ) from None
+            raise UserError(f"data.path={path!r} is not a zip; give a folder or a zip of pictures") from None
         names, read = archive.namelist(), archive.read
     else:
         raise UserError(f"data.path={path!r} does not exist; give a folder or a zip of pictures")
 
     pictures = sorted(filter(_is_picture, names), key=_natural)
     if not pictures:
-        raise UserError(
-            f"data.path={path!r} holds no pictures; their names end in {', '.join(_SUFFIXES)}"
-        )
+        raise UserError(f"data.path={path!r} holds no pictures; their names end in {', '.join(_SUFFIXES)}")
     return PictureFiles(pictures, read, path, framing)
 
 

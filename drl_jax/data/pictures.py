@@ -80,9 +80,15 @@ class Framing:
             top, left, side, _ = self.crop
         if top + side > height or left + side > width:
             raise UserError(
-                f"data.crop={self.crop} does not fit {origin}, which is {height} rows by "
-                f"{width} columns"
+                f"data.crop={self.crop} does not fit {origin}, which is {height} rows by {width} columns"
             )
         if (width, height) == (side, side):
             return picture
         return picture.crop((left, top, left + side, top + side))
+
+
+def png(pixels: Pixels) -> bytes:
+    """Pixels as a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG")
+    return buffer.getvalue()

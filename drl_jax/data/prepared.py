@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from typing import cast
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -15,9 +15,7 @@ from drl_jax.errors import UserError
 
 def data_directory(data_dir: str | None) -> str:
     """`data_dir`, or else what tensorflow-datasets takes: $TFDS_DATA_DIR, ~/tensorflow_datasets."""
-    return os.path.expanduser(
-        data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    )
+    return os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
 
 
 def find(name: str, data_dir: str, *, prepare_command: str) -> tfds.core.DatasetBuilder:
@@ -29,11 +27,11 @@ def find(name: str, data_dir: str, *, prepare_command: str) -> tfds.core.Dataset
     """
     try:
         dataset = builder_from_files(name, data_dir=data_dir, file_format="array_record")
-    except (ValueError, OSError) as error:
-        if isinstance(error, tfds.core.DatasetNotFoundError):
-            raise UserError(_not_found(name, data_dir, prepare_command)) from error
-        reason = " ".join(str(error).split())
-        raise UserError(f"data.name={name!r} under {data_dir} cannot be read: {reason}") from error
+    except tfds.core.DatasetNotFoundError as error:
+        raise UserError(_not_found(name, data_dir, prepare_command)) from error
+    except Exception as error:  # a damaged description fails in the parser of the moment
+        require_random_access(name, data_dir)
+        raise UserError(_unreadable(name, data_dir, error)) from error
     features = dataset.info.features
     if not isinstance(features, tfds.features.FeaturesDict) or not isinstance(
         dict(features.items()).get("image"), tfds.features.Image
@@ -42,13 +40,32 @@ def find(name: str, data_dir: str, *, prepare_command: str) -> tfds.core.Dataset
     return dataset
 
 
+def require_random_access(name: str, data_dir: str) -> None:
+    """Refuses a set that is there, but only in a format that is read from end to end.
+
+    Raises:
+      UserError: so it is.
+    """
+    try:
+        info = builder_from_files(name, data_dir=data_dir).info
+    except Exception:
+        return  # not there, or damaged, which is for the caller to tell
+    formats = [found for found in (info.file_format, *info.alternative_file_formats) if found]
+    if tfds.core.FileFormat.ARRAY_RECORD not in formats:
+        found = ", ".join(each.value for each in formats)
+        raise UserError(
+            f"data.name={name!r} under {data_dir} is in the format {found}, and only array_record "
+            "can be read at random; set data.data_dir to another folder and prepare it there"
+        )
+
+
 def natural_size(dataset: tfds.core.DatasetBuilder, name: str) -> int:
     """Side of the pictures of a set whose pictures are all the same square.
 
     Raises:
       UserError: they are not, so data.image_size must be set.
     """
-    features = cast(tfds.features.FeaturesDict, dataset.info.features)
+    features: Any = dataset.info.features
     height, width, _ = features["image"].shape
     if height is None or height != width:
         raise UserError(f"data.image_size must be set: the pictures of {name!r} are not one square")
@@ -59,16 +76,18 @@ class Prepared:
     """One split of a prepared set; decodes at each call."""
 
     def __init__(self, dataset: tfds.core.DatasetBuilder, name: str, split: str, framing: Framing):
+        self._name = name
+        self._directory = dataset.data_dir
         self._origin = f"{name} {split}"
         self._framing = framing
+        open_split: Any = dataset.as_data_source  # a decorator hides its type
         try:
             # Left encoded here, so that Framing alone says how a picture is read.
-            self._records = dataset.as_data_source(
-                split, decoders={"image": tfds.decode.SkipDecoding()}
-            )
-        except (ValueError, OSError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"data.split={split!r} of data.name={name!r}: {reason}") from error
+            self._records = open_split(split, decoders={"image": tfds.decode.SkipDecoding()})
+        except ValueError as error:
+            raise UserError(f"data.split={split!r} of data.name={name!r}: {_line(error)}") from error
+        except (RuntimeError, OSError) as error:
+            raise UserError(_unreadable(name, dataset.data_dir, error)) from error
         if len(self._records) == 0:
             raise UserError(f"data.split={split!r} of data.name={name!r} is empty")
 
@@ -76,7 +95,10 @@ class Prepared:
         return len(self._records)
 
     def take(self, indices: Int[np.ndarray, " n"]) -> UInt8[np.ndarray, "n height width channels"]:
-        records = self._records.__getitems__(indices.tolist())
+        try:
+            records = self._records.__getitems__(indices.tolist())
+        except (RuntimeError, ValueError, OSError) as error:  # of array_record, of protobuf
+            raise UserError(_unreadable(self._name, self._directory, error)) from error
         return np.stack(
             [
                 self._framing(record["image"], f"{self._origin} example {i}")
@@ -85,10 +107,26 @@ class Prepared:
         )
 
 
+def unknown(name: str) -> str:
+    """The message for a name that means no set at all."""
+    known = ["points", "folder", "digits", *tfds.list_builders(with_community_datasets=False)]
+    close = difflib.get_close_matches(name, known, n=3) or ["cifar10", "folder"]
+    return f"data.name={name!r} is unknown; try {', '.join(close)}"
+
+
 def _not_found(name: str, data_dir: str, prepare_command: str) -> str:
-    known = tfds.list_builders(with_community_datasets=False)
-    if name != "digits" and name.split("/")[0].split(":")[0] not in known:
-        ours = ["points", "folder", "digits"]
-        close = difflib.get_close_matches(name, [*ours, *known], n=3) or ["cifar10", *ours]
-        return f"data.name={name!r} is unknown; try {', '.join(close)}"
+    base = name.split("/")[0].split(":")[0]
+    if base != "digits" and base not in tfds.list_builders(with_community_datasets=False):
+        return unknown(name)
     return f"data.name={name!r} is not prepared under {data_dir}; run: {prepare_command}"
+
+
+def _unreadable(name: str, directory: str, error: Exception) -> str:
+    return (
+        f"data.name={name!r} under {directory} cannot be read: {_line(error)}; delete its folder "
+        "and prepare it again"
+    )
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())

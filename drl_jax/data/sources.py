@@ -1,7 +1,7 @@
 """Random access to examples, whatever they are stored as."""
 
 import shlex
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int, UInt8
@@ -19,6 +19,7 @@ CELEB_A_CROP = (20, 0, 178, 178)
 _LARGEST_IN_MEMORY = 2**30  # bytes
 
 
+@runtime_checkable
 class Source(Protocol):
     """Examples by index."""
 

@@ -52,3 +52,13 @@ def grid(density: Density) -> Float[np.ndarray, "cells 2"]:
 def _normalized(log_density: Float[np.ndarray, " cells"]) -> Float[np.ndarray, "side side"]:
     mass = np.exp(log_density - log_density.max())
     return (mass / mass.sum()).reshape(SIDE, SIDE)
+
+
+def histogram(
+    points: Float[np.ndarray, "n 2"], density: Density, bins: int
+) -> Float[np.ndarray, "bins bins"]:
+    """How many of the points are in each cell of a coarser grid over the same square."""
+    low, high = density.box
+    margin = MARGIN * (high - low)
+    edges = np.linspace(low - margin, high + margin, bins + 1)
+    return np.histogram2d(points[:, 0], points[:, 1], bins=(edges, edges))[0]

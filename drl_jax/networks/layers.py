@@ -6,6 +6,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
 
 from drl_jax import spectral
 from drl_jax.networks.convolution import convolve
@@ -14,6 +15,11 @@ Normalization = Literal["divide", "cap", "none"]
 
 _glorot = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 _nearly_zero = nn.initializers.variance_scaling(1e-10, "fan_avg", "uniform")
+
+
+def _per_feature(vector: jax.Array, x: jax.Array) -> jax.Array:
+    """[features], shaped to broadcast against x [..., features]."""
+    return vector.reshape((1,) * (x.ndim - 1) + vector.shape)
 
 
 def _declare(module: nn.Module, normalization: Normalization, outputs: int) -> None:
@@ -38,8 +44,8 @@ class Dense(nn.Module):
         kernel = self.param("kernel", init, (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         _declare(self, self.normalization, self.features)
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        return x @ kernel + bias
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        return x @ kernel + _per_feature(bias, x)
 
 
 class Convolution(nn.Module):
@@ -56,11 +62,11 @@ class Convolution(nn.Module):
         kernel = self.param("kernel", init, (3, 3, x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         _declare(self, "cap" if self.zero_start else "divide", self.features)
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        x = convolve(x, kernel) + bias
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x = convolve(x, kernel) + _per_feature(bias, x)
         if self.zero_start:
             gain = self.param("gain", nn.initializers.ones, (self.features,))
-            x = x * gain.astype(x.dtype)
+            x = x * _per_feature(gain.astype(x.dtype), x)
         return x
 
 

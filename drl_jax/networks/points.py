@@ -1,6 +1,5 @@
 """A small energy network for points in the plane (ours)."""
 
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp

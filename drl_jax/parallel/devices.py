@@ -1,6 +1,7 @@
 """Starting the devices, and placing arrays on all of them."""
 
 import os
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -37,7 +38,7 @@ def start(batch_size: int) -> None:
     else touches a device.
     """
     processes = _join()
-    if jax.config.jax_num_cpu_devices == -1:  # JAX's own word for "not given"
+    if jax.config.values["jax_num_cpu_devices"] == -1:  # JAX's own word for "not given"
         jax.config.update("jax_num_cpu_devices", _divisor(batch_size // processes, _cores()))
 
 
@@ -68,9 +69,18 @@ def _join() -> int:
     return 1
 
 
-def place(batch_size: int, key: str = "data.batch_size") -> Placement:
-    """A mesh with one axis, `data`, over all devices. Raises UserError if the batch does not divide."""
-    count = jax.device_count()
+def place(
+    batch_size: int,
+    key: str = "data.batch_size",
+    *,
+    devices: Sequence[jax.Device] | None = None,
+) -> Placement:
+    """A mesh with one axis, `data`, over all devices of all processes, or over `devices`.
+
+    Raises UserError, naming the config's `key`, if the batch does not divide over them.
+    """
+    devices = jax.devices() if devices is None else devices
+    count = len(devices)
     per_device, remainder = divmod(batch_size, count)
     if remainder:
         below = f"{per_device * count} or " if per_device else ""
@@ -79,7 +89,7 @@ def place(batch_size: int, key: str = "data.batch_size") -> Placement:
             f"{below}{(per_device + 1) * count}"
         )
     # jax.make_mesh would default to Explicit axes; here the compiler places what is inside a step.
-    mesh = jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,))
+    mesh = jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=devices)
     return Placement(
         batched=NamedSharding(mesh, PartitionSpec("data")),
         replicated=NamedSharding(mesh, PartitionSpec()),

@@ -8,15 +8,22 @@ from etils import epath
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from drl_jax.data.densities import Density
 from drl_jax.data.pipeline import to_uint8
+from drl_jax.metrics import planar
+
+SHOWN = 144  # pictures in a grid, at most
+STRIPS = 8  # pictures whose process is shown, at most
 
 Pictures = UInt8[np.ndarray, "n height width colors"]
 
 
 def save_grid(pictures: Pictures, path: epath.PathLike, *, columns: int | None = None) -> None:
     """Pictures side by side, row by row; small ones enlarged by a whole factor to be seen."""
+    if columns is None:
+        pictures = pictures[:SHOWN]
+        columns = int(np.ceil(np.sqrt(len(pictures))))
     n, height, width, colors = pictures.shape
-    columns = min(n, columns or int(np.ceil(np.sqrt(n))))
     rows = -(-n // columns)
     gap = max(1, width // 16)
     sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, colors), 255, np.uint8)
@@ -28,7 +35,7 @@ def save_grid(pictures: Pictures, path: epath.PathLike, *, columns: int | None =
 
 def save_process(process: Float[np.ndarray, "levels n *shape"], path: epath.PathLike) -> None:
     """The states of pictures from noise to sample, one row per picture, one column per level."""
-    rows = np.swapaxes(to_uint8(process), 0, 1)
+    rows = np.swapaxes(to_uint8(process[:, :STRIPS]), 0, 1)
     save_grid(rows.reshape(-1, *rows.shape[2:]), path, columns=len(process))
 
 
@@ -38,8 +45,16 @@ def save_maps(rows: Sequence[Sequence[Float[np.ndarray, "side side"]]], path: ep
     lines = []
     for row in rows:
         panels = [color(np.flipud(m.T) / max(m.max(), 1e-300))[..., :3] for m in row]
-        lines.append(np.concatenate([np.pad(p, ((3, 3), (3, 3), (0, 0)), constant_values=1) for p in panels], 1))
+        framed = [np.pad(panel, ((3, 3), (3, 3), (0, 0)), constant_values=1) for panel in panels]
+        lines.append(np.concatenate(framed, axis=1))
     _save((np.concatenate(lines) * 255).astype(np.uint8), path, enlarge=1)
+
+
+def save_points(points: Float[np.ndarray, "n 2"], density: Density, path: epath.PathLike) -> None:
+    """The true density beside the samples, counted in the cells of a grid."""
+    true = np.exp(density.log_density(planar.grid(density))).reshape(planar.SIDE, planar.SIDE)
+    counts = planar.histogram(points, density, planar.SIDE // 2).repeat(2, axis=0).repeat(2, axis=1)
+    save_maps([[true, counts]], path)
 
 
 def _save(sheet: UInt8[np.ndarray, "height width colors"], path: epath.PathLike, *, enlarge: int) -> None:

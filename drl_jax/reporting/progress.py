@@ -6,9 +6,12 @@ import time
 class Progress:
     """Speed since the last line, and the time left at the mean speed since the start."""
 
-    def __init__(self, step: int, num_steps: int, batch_size: int):
-        self._first = self._last = step
+    def __init__(self, num_steps: int, batch_size: int):
         self._num_steps, self._batch_size = num_steps, batch_size
+
+    def start(self, step: int) -> None:
+        """From here on time counts: after the first step, whose compilation would spoil the mean."""
+        self._first = self._last = step
         self._start = self._then = time.monotonic()
         self._paused = 0.0
 

@@ -48,11 +48,13 @@ def open_checkpoints(directory: epath.PathLike, *, keep: int) -> Iterator[Checkp
 
     Leaving waits for the save in progress: Orbax would lose it silently.
     """
+    # The loop decides when to save; a checkpointer that also did could skip the last step.
+    always: Any = ocp.training.save_decision_policies.FixedIntervalPolicy(1)
+    newest: Any = ocp.training.preservation_policies.LatestN(keep)
     with ocp.training.Checkpointer(
         epath.Path(directory),
-        # The loop decides when; a checkpointer that also did could skip the last one.
-        save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-        preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+        save_decision_policy=always,
+        preservation_policy=newest,
         cleanup_tmp_directories=True,
     ) as checkpointer:
         yield Checkpoints(checkpointer)

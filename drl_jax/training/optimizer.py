@@ -25,7 +25,7 @@ def make_optimizer(
     """
 
     def schedule(count):
-        warm = jnp.minimum(1.0, count / max(warmup_steps, 1))
+        warm = jnp.minimum(1.0, count / warmup_steps) if warmup_steps else 1.0
         if decay == "cosine":
             warm = warm * 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(1.0, count / num_steps)))
         return learning_rate * warm
@@ -48,12 +48,12 @@ def scale_by_adam(beta1: float, beta2: float, epsilon: float) -> optax.GradientT
         zeros = jax.tree.map(jnp.zeros_like, params)
         return optax.ScaleByAdamState(count=jnp.zeros([], jnp.int32), mu=zeros, nu=zeros)
 
-    def update(gradients, state, params=None):
+    def update(updates, state, params=None):
         del params
         count = optax.safe_increment(state.count)
-        mu = jax.tree.map(lambda m, g: beta1 * m + (1 - beta1) * g, state.mu, gradients)
-        nu = jax.tree.map(lambda v, g: beta2 * v + (1 - beta2) * g**2, state.nu, gradients)
-        k = count.astype(jnp.float32)
+        mu = jax.tree.map(lambda m, g: beta1 * m + (1 - beta1) * g, state.mu, updates)
+        nu = jax.tree.map(lambda v, g: beta2 * v + (1 - beta2) * g**2, state.nu, updates)
+        k = jnp.asarray(count, jnp.float32)
         correction = jnp.sqrt(1 - beta2**k) / (1 - beta1**k)
         updates = jax.tree.map(lambda m, v: correction * m / (jnp.sqrt(v) + epsilon), mu, nu)
         return updates, optax.ScaleByAdamState(count=count, mu=mu, nu=nu)

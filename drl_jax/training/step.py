@@ -1,7 +1,8 @@
 """The training step: a pure function of (state, batch)."""
 
+import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +13,10 @@ from flax import struct
 from drl_jax import spectral
 from drl_jax.noise import Levels, diffuse, fold_in
 from drl_jax.recovery import draw, objective
-from drl_jax.types import Batch, Keys, Tree
+from drl_jax.types import Batch, Keys, Network, Tree
 
 
-class Totals(NamedTuple):
+class Totals(struct.PyTreeNode):
     """Sums over the examples since the last record, per level [T]; `count` is how many there were.
 
     loss:       weight (f⁻ − f⁺).         positive, negative:  f at the data and at the samples.
@@ -31,7 +32,7 @@ class Totals(NamedTuple):
 
     @classmethod
     def zeros(cls, num_levels: int) -> "Totals":
-        return cls(*(jnp.zeros(num_levels) for _ in cls._fields))
+        return cls(*(jnp.zeros(num_levels) for _ in dataclasses.fields(cls)))
 
 
 class TrainState(struct.PyTreeNode):
@@ -155,6 +156,6 @@ def example_keys(key: jax.Array, count: int, first: int | jax.Array = 0) -> Keys
     return jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(count))
 
 
-def bind(network: nn.Module, params: Tree):
+def bind(network: nn.Module, params: Tree) -> Network:
     """f(y, t) of a network with these (normalised) parameters."""
-    return lambda y, t: network.apply({"params": params}, y, t)
+    return lambda y, t: cast(jax.Array, network.apply({"params": params}, y, t))

@@ -27,8 +27,9 @@ DIGESTS = {
 def weights(seed: int) -> Arrays:
     """The small network (32 channels, multipliers 1, 2, 2, 2, one block) under the authors' names.
 
-    One stream, in the order of the names: kernels N(0, .05²), second convolutions × .35 in every second
-    block (both sides of the cap occur), biases N(0, .05²), gains 1 + N(0, .1²), u N(0, .02²).
+    One stream, in the order of the names: kernels N(0, .05²), second convolutions .35 of that in
+    every second block (both sides of the cap occur), biases N(0, .05²), gains 1 + N(0, .1²),
+    u N(0, .02²).
     """
     stream = np.random.RandomState(seed)
     arrays = {}
@@ -68,7 +69,7 @@ def pictures() -> Arrays:
 
 
 def chain() -> Arrays:
-    """The data, the noises of the pair (first the step's, then the jump's), and of 30 Langevin steps."""
+    """The data, the noises of the pair (the step's, then the jump's), and of 30 Langevin steps."""
     stream = np.random.RandomState(77)
     return {
         "x0": np.clip(0.5 * stream.randn(4, 32, 32, 3), -1, 1).astype(np.float32),

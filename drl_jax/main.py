@@ -1,0 +1,139 @@
+"""The command line: COMMAND, then a config file with overrides, then a workdir."""
+
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple, NoReturn
+
+from absl import flags
+from etils import epath
+from ml_collections import config_flags
+
+from drl_jax import configuration
+from drl_jax.configuration import Config
+from drl_jax.errors import UserError
+
+COMMANDS = {
+    "train": "train a model, or go on with the one in --workdir",
+    "sample": "draw from the model in --workdir: samples.npz and a grid",
+    "prepare": "fetch and prepare the data set that --config names",
+}
+
+USAGE = """usage: drl-jax COMMAND --config=FILE.py[:ARGUMENT] --workdir=DIR [--config.KEY=VALUE ...]
+
+commands:
+{commands}
+
+flags:
+  --config=FILE.py[:ARGUMENT]  a file of configs/; may be left out where DIR has a config.json
+  --config.KEY=VALUE           override a value, as in --config.data.batch_size=64
+  --workdir=DIR                where the run lives (train, sample)
+  --show                       print the config and stop
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Runs a command and exits: 0 when it is done, 1 with one line for a user's mistake."""
+    try:
+        run(list(sys.argv[1:] if argv is None else argv))
+    except UserError as error:
+        print(f"drl-jax: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("drl-jax: interrupted; the newest checkpoint is kept", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)
+
+
+def run(argv: Sequence[str]) -> None:
+    """Parses the command line and calls the command. Raises UserError."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        lines = (f"  {name:<10} {what}" for name, what in COMMANDS.items())
+        print(USAGE.format(commands="\n".join(lines)), end="")
+        return
+    command, *rest = argv
+    if command not in COMMANDS:
+        raise UserError(f"command {command!r} is unknown; commands are {', '.join(COMMANDS)}")
+    if "--help" in rest or "-h" in rest:
+        return run([])
+    arguments = parse(rest)
+    config, workdir = arguments.config, arguments.workdir
+    if arguments.show:
+        print(config)
+        return
+    if command != "prepare" and workdir is None:
+        raise UserError(f"--workdir is missing: the folder of the run that `{command}` is about")
+
+    from drl_jax import commands  # only now: importing jax takes its time, a mistake should not
+
+    commands.start()
+    if command == "prepare":
+        commands.prepare(config)
+        return
+    folder = epath.Path(workdir or "")
+    if command == "train":
+        commands.train(config, folder, arguments.config_file)
+    else:
+        commands.sample(config, folder)
+
+
+class Arguments(NamedTuple):
+    """What follows the command."""
+
+    config: Config
+    config_file: str  # as given, or the one in the workdir
+    workdir: str | None
+    show: bool
+
+
+def parse(argv: Sequence[str]) -> Arguments:
+    """The flags of a command. Raises UserError for anything that is not a flag, key, type or file."""
+    known = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "where the run lives", flag_values=known)
+    flags.DEFINE_bool("show", False, "print the config and stop", flag_values=known)
+
+    # Needed before the flags are parsed: which keys there are depends on the config.
+    given, workdir = (
+        next((a.split("=", 1)[1] for a in argv if a.startswith(flag)), None)
+        for flag in ("--config=", "--workdir=")
+    )
+    saved = None if workdir is None else epath.Path(workdir) / configuration.FILE
+    if given is not None:
+        config_flags.DEFINE_config_file("config", lock_config=True, flag_values=known)
+    elif saved is not None and saved.exists():
+        config = configuration.load(saved)
+        config_flags.DEFINE_config_dict("config", config, lock_config=True, flag_values=known)
+    else:
+        where = "" if saved is None else f", and there is no {saved}"
+        raise UserError(f"--config is missing{where}: name a config file, as in --config=configs/digits.py")
+
+    try:
+        rest = _parse_as_the_program(known, argv)
+        config = known["config"].value
+        config.keys()  # a file that could not be loaded says so only when it is used
+    except (flags.Error, AttributeError, OSError, TypeError, ValueError) as error:
+        raise UserError(_one_line(error, given)) from None
+    if rest:
+        raise UserError(f"{rest[0]!r} is not a flag; flags are written --config.KEY=VALUE")
+    return Arguments(config, given or str(saved), workdir, bool(known["show"].value))
+
+
+def _parse_as_the_program(known: flags.FlagValues, argv: Sequence[str]) -> list[str]:
+    # config_flags looks for overrides in sys.argv itself.
+    before, sys.argv = sys.argv, ["drl-jax", *argv]
+    try:
+        return known(sys.argv)[1:]
+    finally:
+        sys.argv = before
+
+
+def _one_line(error: Exception, config_file: str | None) -> str:
+    """The message of a flag's error, without the traceback that config_flags puts into it."""
+    text = str(error)
+    if isinstance(error, OSError):
+        return f"--config={config_file}: there is no such file"
+    if "Traceback" in text:
+        reason = text.strip().splitlines()[-1].partition(": ")
+        return f"--config={config_file}: {reason[2] or reason[0]}"
+    if isinstance(error, AttributeError):
+        text = "--config: no key " + str(error.args[0] if error.args else error)
+    return " ".join(text.split())

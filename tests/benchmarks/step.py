@@ -1,0 +1,146 @@
+"""How fast the training step and sampling are, beside the network's own convolutions alone.
+
+    python tests/benchmarks/step.py --config=configs/cifar10.py:t6 --config.network.channels=32 \
+        --config.network.blocks=1 --config.data.batch_size=8
+
+Prints a table: the ceiling (every 3x3 convolution of a step by itself, on all devices at once, summed), the
+step, the share of the ceiling that it reaches, sampling, and the same step with XLA's own transposed
+convolutions. Data do not matter to speed and are noise. Medians; the first calls are not counted.
+"""
+
+import platform
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+
+from drl_jax.experiment import Experiment, build
+from drl_jax.main import parse
+from drl_jax.networks import convolution, layers
+from drl_jax.parallel import devices
+from drl_jax.parallel.devices import Placement
+from drl_jax.sampling import Sampler, Weights
+from drl_jax.training.loop import init_state
+from drl_jax.training.step import make_train_step
+
+REPEATS, WARM_UP = 20, 3
+COPIES = 8  # kernels per timed call, so that dispatch does not count
+
+Shape = tuple[int, int, int]  # side, inputs, outputs
+
+
+def median(call: Callable[[], Any], repeats: int = REPEATS) -> float:
+    """Seconds of a call, the median after warm-up."""
+    seconds = []
+    for i in range(WARM_UP + repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(call())
+        if i >= WARM_UP:
+            seconds.append(time.perf_counter() - start)
+    return float(np.median(seconds))
+
+
+def convolutions(experiment: Experiment) -> list[Shape]:
+    """The 3x3 convolutions of one call of the network."""
+    found: list[Shape] = []
+
+    def record(next_method, args, kwargs, context):
+        out = next_method(*args, **kwargs)
+        if isinstance(context.module, layers.Convolution) and context.method_name == "__call__":
+            found.append((args[0].shape[1], args[0].shape[-1], out.shape[-1]))
+        return out
+
+    with nn.intercept_methods(record):
+        x = jax.ShapeDtypeStruct((1, *experiment.shape), np.float32)
+        t = jax.ShapeDtypeStruct((1,), np.int32)
+        jax.eval_shape(experiment.network.init, jax.random.key(0), x, t)
+    return found
+
+
+def ceiling(shapes: list[Shape], placement: Placement, batch: int, steps: int) -> tuple[float, float]:
+    """(GFLOP, seconds) of a step's convolutions: K chain gradients, and two batches' gradients in training."""
+    rng, known = np.random.default_rng(0), {}
+
+    def seconds(side: int, inputs: int, outputs: int) -> float:
+        if (side, inputs, outputs) not in known:
+            x = placement.batch(rng.standard_normal((batch, side, side, inputs), np.float32))
+            kernels = [rng.standard_normal((3, 3, inputs, outputs), np.float32) for _ in range(COPIES)]
+            kernels = placement.replicate(kernels)
+            call = jax.jit(lambda x, kernels: [convolution.convolve(x, k) for k in kernels])
+            known[side, inputs, outputs] = median(lambda: call(x, kernels)) / COPIES
+        return known[side, inputs, outputs]
+
+    flops = total = 0.0
+    for side, inputs, outputs in shapes:
+        forward, backward = seconds(side, inputs, outputs), seconds(side, outputs, inputs)
+        # The kernel's gradient is as many operations again; it is given the better of the two speeds.
+        total += steps * (forward + backward) + 2 * (forward + backward + min(forward, backward))
+        flops += (2 * steps + 6) * 2 * 9 * inputs * outputs * side**2 * batch
+    return flops / 1e9, total
+
+
+def step_seconds(experiment: Experiment, placement: Placement, batch: int) -> tuple[float, float]:
+    """(compile seconds, seconds of a step)."""
+    state = init_state(experiment, placement, 0)
+    function = jax.jit(
+        make_train_step(experiment.network, experiment.levels, experiment.optimizer, experiment.settings),
+        in_shardings=(placement.replicated, placement.batched),
+        out_shardings=placement.replicated,
+        donate_argnums=0,
+    )
+    x = placement.batch(np.random.default_rng(0).standard_normal((batch, *experiment.shape), np.float32))
+    start = time.perf_counter()
+    compiled = function.lower(state, x).compile()
+    compiling = time.perf_counter() - start
+
+    def call():
+        nonlocal state
+        state = compiled(state, x)
+        return state
+
+    return compiling, median(call)
+
+
+def main() -> None:
+    config = parse(sys.argv[1:]).config
+    experiment, batch, steps = build(config), config.data.batch_size, config.langevin.steps
+    devices.start(batch)
+    placement = devices.place(batch)
+    print(f"{devices.describe()}, {platform.processor() or platform.machine()}, jax {jax.__version__}")
+
+    gflop, best = ceiling(convolutions(experiment), placement, batch, steps)
+    compiling, seconds = step_seconds(experiment, placement, batch)
+    rows = [
+        ("convolutions of a step", f"{gflop:.1f} GFLOP"),
+        ("the convolutions alone", f"{best:.3f} s, {gflop / best:.0f} GFLOP/s (the ceiling)"),
+        ("the whole step", f"{seconds:.3f} s, {gflop / seconds:.0f} GFLOP/s"),
+        ("share of the ceiling", f"{best / seconds:.0%}"),
+        ("compilation of the step", f"{compiling:.1f} s"),
+    ]
+
+    state = init_state(experiment, placement, 0)
+    sampler = Sampler(
+        experiment,
+        placement,
+        batch_size=batch,
+        seed=0,
+        num_steps=steps,
+        noise_scale=config.langevin.noise_scale,
+    )
+    weights = Weights(state.ema_params, state.ema_vectors)
+    sampling = median(lambda: list(sampler.batches(weights, batch)))
+    rows.append((f"{batch} samples, {experiment.levels.count * steps} gradients", f"{sampling:.3f} s"))
+
+    layers.convolve = convolution._plain
+    _, plain = step_seconds(experiment, placement, batch)
+    rows.append(("the step with XLA's transposes", f"{plain:.3f} s ({plain / seconds:.1f} times ours)"))
+    for name, value in rows:
+        print(f"{name:<34} {value}")
+
+
+if __name__ == "__main__":
+    main()

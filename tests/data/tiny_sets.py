@@ -1,0 +1,76 @@
+"""Tiny data sets in the formats of the originals."""
+
+import io
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+
+LABELS = ["airplane", "automobile", "bird", "cat", "deer"]
+LABELS += ["dog", "frog", "horse", "ship", "truck"]
+
+
+def encoded(pixels: np.ndarray, format: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format)
+    return buffer.getvalue()
+
+
+def write_cifar10_archive(path: Path, *, per_batch: int = 4, spoil: str | None = None):
+    """cifar-10-binary.tar.gz with five training batches and one test batch.
+
+    `spoil` names a batch to cut short. Returns pixels `[n, 32, 32, 3]` and labels of both splits.
+    """
+    rng = np.random.default_rng(0)
+    splits = {"train": ([], []), "test": ([], [])}
+    with tarfile.open(path, "w:gz") as archive:
+
+        def add(name: str, content: bytes):
+            member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+        add("batches.meta.txt", ("\n".join(LABELS) + "\n\n").encode())
+        for name in [f"data_batch_{i}.bin" for i in range(1, 6)] + ["test_batch.bin"]:
+            planes = rng.integers(256, size=(per_batch, 3, 32, 32), dtype=np.uint8)
+            labels = rng.integers(10, size=per_batch, dtype=np.uint8)
+            rows = np.concatenate([labels[:, None], planes.reshape(per_batch, -1)], axis=1)
+            add(name, rows.tobytes()[: -100 if name == spoil else None])
+            pixels, all_labels = splits["test" if name == "test_batch.bin" else "train"]
+            pixels.append(planes.transpose(0, 2, 3, 1))
+            all_labels.append(labels)
+    return {
+        split: (np.concatenate(pixels), np.concatenate(labels)) for split, (pixels, labels) in splits.items()
+    }
+
+
+def read_by_the_library(name: str, split: str, data_dir: str | None = None) -> Any:
+    """The records of a prepared set, read without any code of ours."""
+    return tfds.data_source(name, split=split, data_dir=data_dir)
+
+
+def write_celeb_a_originals(folder: Path) -> None:
+    """The files of CelebA: six JPEGs of 218 x 178 in a zip, and their lists."""
+    rng = np.random.default_rng(1)
+    names = [f"{i:06d}.jpg" for i in range(1, 7)]
+    with zipfile.ZipFile(folder / "img_align_celeba.zip", "w") as archive:
+        for name in names:
+            small = rng.integers(256, size=(11, 9, 3), dtype=np.uint8)
+            picture = Image.fromarray(small).resize((178, 218), Image.Resampling.BICUBIC)
+            content = encoded(np.asarray(picture), "JPEG")
+            archive.writestr(f"img_align_celeba/{name}", content)
+
+    def write(file: str, header: list[str], rows: list[str]):
+        lines = [*header, *(f"{name} {row}" for name, row in zip(names, rows, strict=True))]
+        (folder / file).write_text("\n".join(lines) + "\n")
+
+    features: Any = tfds.builder("celeb_a", data_dir=str(folder)).info.features
+    attributes, landmarks = list(features["attributes"]), list(features["landmarks"])
+    write("list_eval_partition.txt", [], ["0", "0", "0", "0", "1", "2"])
+    write("identity_CelebA.txt", [], ["7"] * 6)
+    write("list_attr_celeba.txt", ["6", " ".join(attributes)], ["1 -1 " * 20] * 6)
+    write("list_landmarks_align_celeba.txt", ["6", " ".join(landmarks)], ["3 " * 10] * 6)

@@ -1,0 +1,49 @@
+"""Running the program in this process, on small versions of the real configs."""
+
+from pathlib import Path
+
+import pytest
+
+from drl_jax.main import main
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+class Outcome:
+    """How a command ended: its exit code and what it printed."""
+
+    def __init__(self, code, printed):
+        self.code, self.out, self.err = code, printed.out, printed.err
+
+
+@pytest.fixture
+def program(capfd):
+    """Runs `drl-jax ARGUMENT …`; a config file is named by its name in configs/."""
+
+    def run(*arguments: str) -> Outcome:
+        capfd.readouterr()
+        given = [a.replace("--config=", f"--config={CONFIGS}/") for a in arguments]
+        with pytest.raises(SystemExit) as exit_:
+            main(given)
+        return Outcome(exit_.value.code, capfd.readouterr())
+
+    return run
+
+
+def small(**overrides) -> list[str]:
+    """Overrides that make any picture config run for seconds."""
+    values = {
+        "network.channels": 8,
+        "network.blocks": 1,
+        "data.batch_size": 4,
+        "levels.count": 2,
+        "langevin.steps": 2,
+        "training.steps": 4,
+        "training.log_every": 2,
+        "checkpoint.every": 2,
+        "evaluation.every": 4,
+        "evaluation.num_samples": 4,
+        "evaluation.batch_size": 4,
+        "evaluation.metric": "none",
+    } | {name.replace("__", "."): value for name, value in overrides.items()}
+    return [f"--config.{name}={value}" for name, value in values.items()]

@@ -1,0 +1,186 @@
+"""Whole runs of the program: what it leaves, that it goes on where it stopped, that it samples."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from drl_jax import configuration
+from drl_jax.experiment import build
+from drl_jax.main import parse
+from drl_jax.parallel.devices import place
+from drl_jax.training.checkpoints import open_checkpoints
+from tests.program.conftest import CONFIGS, small
+
+DIGITS = ["--config=digits.py", *small(levels__count=3)]
+WALL_CLOCK = ("steps_per_second",)
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    return f"--config.data.data_dir={tmp_path_factory.mktemp('data')}"
+
+
+def state_of(workdir: Path):
+    """The newest checkpoint: (state as numpy, position in the data)."""
+    experiment = build(configuration.load(workdir / "config.json"))
+    with open_checkpoints(workdir / "checkpoints", keep=3) as checkpoints:
+        like = jax.eval_shape(experiment.init_state, jax.random.key(0))
+        state, position = checkpoints.restore(like, place(4))
+    state = state.replace(key=jax.random.key_data(state.key))
+    return jax.tree.map(np.asarray, state), position
+
+
+def records_of(workdir: Path) -> list[dict]:
+    """metrics.jsonl without the fields that tell the time."""
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in WALL_CLOCK} for line in lines]
+
+
+def test_a_run_stopped_and_continued_is_the_run(program, tmp_path, data_dir):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert program("train", *DIGITS, data_dir, f"--workdir={whole}").code == 0
+    first = program("train", *DIGITS, data_dir, f"--workdir={parts}", "--config.training.steps=2")
+    assert first.code == 0
+    # The same line again, with the workdir's own config and more steps.
+    second = program("train", f"--workdir={parts}", "--config.training.steps=4")
+    assert second.code == 0
+    assert "continuing from step 2" in second.out
+
+    (a, position_a), (b, position_b) = state_of(whole), state_of(parts)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+    assert position_a == position_b
+    assert records_of(whole) == records_of(parts)
+    assert [r["step"] for r in records_of(whole)] == [2, 4]
+
+    again = program("train", f"--workdir={parts}")
+    assert again.code == 0
+    assert records_of(whole) == records_of(parts)
+
+
+def test_what_a_run_prints_and_leaves(program, tmp_path, data_dir):
+    workdir = tmp_path / "run"
+    ended = program(
+        "train", *DIGITS, data_dir, f"--workdir={workdir}", "--config.evaluation.metric=frechet_pixels"
+    )
+    assert ended.code == 0, ended.err
+    for text in ("Total: ", "4 cpu devices in 1 process", "1797 examples of digits", "steps/s", "images/s"):
+        assert text in ended.out
+    for name in ("frechet_pixels", "frechet_pixels_halves", "frechet_pixels_untrained"):
+        assert name in ended.out
+    scores = json.loads((workdir / "scores.json").read_text())
+    # Two random halves of the digits: between .2 and .4 (measured: .24 to .32 over five permutations).
+    assert 0.2 < scores["frechet_pixels_halves"] < 0.4
+    assert scores["frechet_pixels"] > scores["frechet_pixels_halves"]
+
+    assert configuration.load(workdir / "config.json").levels.count == 3
+    assert list((workdir / "tensorboard").glob("events.*"))
+    with Image.open(workdir / "samples/0000004.png") as grid:
+        assert grid.mode == "L"
+    assert (workdir / "samples/0000004_process.png").exists()
+    record = records_of(workdir)[0]
+    assert {"loss", "loss/level_0", "positive/level_0", "moved/level_0", "gradient/level_0"} <= set(record)
+
+
+def test_other_settings_in_the_same_workdir_are_refused(program, tmp_path, data_dir):
+    workdir = tmp_path / "run"
+    short = ["--config.training.steps=1", "--config.evaluation.num_samples=1"]
+    assert program("train", *DIGITS, data_dir, f"--workdir={workdir}", *short).code == 0
+    before = (workdir / "config.json").read_bytes()
+    ended = program("train", *DIGITS, data_dir, f"--workdir={workdir}", "--config.network.channels=16")
+    assert ended.code == 1
+    assert "config.network.channels was 8 and is 16" in ended.err
+    assert "training.steps" not in ended.err  # free to change
+    assert (workdir / "config.json").read_bytes() == before
+
+
+def test_sampling_from_a_run(program, tmp_path, data_dir):
+    workdir = tmp_path / "run"
+    assert program("train", *DIGITS, data_dir, f"--workdir={workdir}").code == 0
+
+    def samples(*overrides):
+        ended = program("sample", f"--workdir={workdir}", *overrides)
+        assert ended.code == 0, ended.err
+        with np.load(workdir / "samples.npz") as file:
+            return file["arr_0"]
+
+    five = samples("--config.evaluation.num_samples=5")
+    assert five.shape == (5, 8, 8, 1)
+    assert five.dtype == np.uint8
+    assert (workdir / "samples.png").exists()
+    # Sample i is a function of (weights, seed, i): the batch does not matter.
+    eight = ["--config.evaluation.num_samples=8", "--config.evaluation.batch_size=8"]
+    np.testing.assert_array_equal(samples(*eight)[:5], five)
+    assert (samples(*eight, "--config.evaluation.seed=1")[:5] != five).any()
+
+
+def test_a_run_whose_checkpoints_are_gone(program, tmp_path, data_dir):
+    workdir = tmp_path / "run"
+    short = ["--config.training.steps=1", "--config.evaluation.num_samples=1"]
+    assert program("train", *DIGITS, data_dir, f"--workdir={workdir}", *short).code == 0
+    shutil.rmtree(workdir / "checkpoints")
+    ended = program("sample", f"--workdir={workdir}")
+    assert ended.code == 1
+    assert "holds no checkpoint" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("config", "parameters"),
+    [
+        # The published network sizes; points and digits are ours.
+        ("cifar10.py", 34_833_408),
+        ("cifar10.py:small", 9_056_256),
+        ("celeba64.py", 56_269_568),
+        ("lsun64.py:bedroom", 19_153_664),
+        ("lsun128.py:church", 29_119_232),
+        ("lsun128.py:bedroom", 71_904_512),
+        ("digits.py", None),
+        ("points.py:spirals", None),
+    ],
+)
+def test_every_config_builds(config, parameters):
+    experiment = build(parse([f"--config={CONFIGS}/{config}"]).config)
+    state = jax.eval_shape(experiment.init_state, jax.random.key(0))
+    count = sum(x.size for x in jax.tree.leaves(state.params))
+    assert parameters in (None, count)
+
+
+@pytest.mark.parametrize("config", ["cifar10.py:small", "celeba64.py", "lsun128.py"])
+def test_picture_configs_train_when_shrunk(config, program, tmp_path):
+    # Any folder of pictures stands in for the sets that are not at hand.
+    rng = np.random.default_rng(0)
+    for i in range(5):
+        pixels = rng.integers(0, 256, (218, 178, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+    ended = program(
+        "train",
+        f"--config={config}",
+        *small(training__steps=1, evaluation__num_samples=1),
+        "--config.data.name=folder",
+        f"--config.data.path={tmp_path}",
+        f"--workdir={tmp_path / 'run'}",
+    )
+    assert ended.code == 0, ended.err
+    assert (tmp_path / "run/samples/0000001.png").exists()
+
+
+def test_points_train(program, tmp_path):
+    ended = program(
+        "train",
+        "--config=points.py:ring",
+        f"--workdir={tmp_path}",
+        "--config.training.steps=2",
+        "--config.data.batch_size=4",
+        "--config.evaluation.num_samples=4",
+        "--config.evaluation.batch_size=4",
+    )
+    assert ended.code == 0, ended.err
+    assert "total_variation" in ended.out
+    assert (tmp_path / "samples/0000002.png").exists()
+    assert program("sample", f"--workdir={tmp_path}").code == 0
+    with np.load(tmp_path / "samples.npz") as file:
+        assert file["arr_0"].shape == (4, 2)

@@ -1,0 +1,106 @@
+"""The training step: what it adds to its parts, and that devices do not change it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from drl_jax import spectral
+from drl_jax.networks import ResidualEnergy
+from drl_jax.noise import make_levels
+from drl_jax.parallel.devices import place
+from drl_jax.training.step import Settings, TrainState, example_keys, init_state, make_train_step
+
+LEVELS = make_levels(6)
+NETWORK = ResidualEnergy(channels=8, multipliers=(1, 2), blocks=1)
+SGD = optax.sgd(1e-2)  # Adam's first steps turn rounding into changes of sign
+SETTINGS = Settings(langevin_steps=3, ema_decay=0.9)
+BATCH = np.random.default_rng(0).standard_normal((8, 8, 8, 1)).astype(np.float32)
+
+
+def initial() -> TrainState:
+    return init_state(jax.random.key(1), NETWORK, LEVELS, SGD, (8, 8, 1))
+
+
+def run(num_devices: int, num_steps: int = 3) -> list[TrainState]:
+    """The states after each step, with the batch on `num_devices` devices."""
+    placement = place(8, devices=jax.devices()[:num_devices])
+    step = jax.jit(
+        make_train_step(NETWORK, LEVELS, SGD, SETTINGS),
+        in_shardings=(placement.replicated, placement.batched),
+        out_shardings=placement.replicated,
+    )
+    state, states = placement.replicate(initial()), []
+    for _ in range(num_steps):
+        state = step(state, placement.batch(BATCH))
+        states.append(state)
+    return states
+
+
+@pytest.fixture(scope="module")
+def on_one_device() -> list[TrainState]:
+    return run(1)
+
+
+@pytest.mark.parametrize("num_devices", [2, 4])
+def test_devices_share_the_batch_without_changing_the_run(num_devices, on_one_device):
+    for one, several in zip(on_one_device, run(num_devices), strict=True):
+        # Noise and levels are functions of the example's key: each level sees the same examples.
+        np.testing.assert_array_equal(one.totals.count, several.totals.count)
+        # Of sums over the batch only the order of addition differs: rounding.
+        for name in ("loss", "positive", "negative"):
+            a, b = getattr(one.totals, name), getattr(several.totals, name)
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), one.params, several.params
+        )
+
+
+def test_ema_has_no_bias_correction_and_averages_the_vectors_too(on_one_device):
+    start = initial()
+    expected, vectors = start.params, start.vectors
+    for state in on_one_device:
+        average = lambda old, new: 0.9 * old + 0.1 * new
+        expected = jax.tree.map(average, expected, state.params)
+        vectors = jax.tree.map(average, vectors, state.vectors)
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+    jax.tree.map(close, on_one_device[-1].ema_params, expected)
+    jax.tree.map(close, on_one_device[-1].ema_vectors, vectors)
+    moved = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), start.vectors, on_one_device[-1].vectors)
+    assert any(jax.tree.leaves(moved))
+
+
+def test_totals_count_every_example_once(on_one_device):
+    for steps, state in enumerate(on_one_device, start=1):
+        assert state.totals.count.sum() == 8 * steps
+        assert state.step == steps
+
+
+def test_the_root_key_stays_and_the_noise_does_not():
+    first, second = run(1, 2)
+    assert jax.random.key_data(first.key).tolist() == jax.random.key_data(second.key).tolist()
+    keys = [example_keys(jax.random.fold_in(first.key, n), 8) for n in (0, 1)]
+    drawn = np.array([jax.vmap(jax.random.bits)(k) for k in keys]).ravel()
+    assert len(set(drawn.tolist())) == 16
+
+
+def test_vectors_are_warm_at_the_start():
+    # After 100 iterations from a random vector, σ is the largest singular value of numpy.
+    state = initial()
+    kernel, u = state.params["input"]["kernel"], state.vectors["input"][spectral.DIVIDE]
+    sigma, _ = spectral.spectral_norm(kernel, u)
+    largest = np.linalg.svd(np.asarray(kernel, np.float64).reshape(-1, 8), compute_uv=False)[0]
+    np.testing.assert_allclose(sigma, largest, rtol=1e-4)
+
+
+def test_the_energy_penalty_draws_energies_to_zero():
+    def size(penalty: float) -> float:
+        settings = SETTINGS._replace(energy_penalty=penalty)
+        step = jax.jit(make_train_step(NETWORK, LEVELS, optax.sgd(1e-3), settings))
+        state = initial()
+        for _ in range(20):
+            state = step(state, jnp.asarray(BATCH))
+        return float(jnp.sum(jnp.abs(state.totals.positive)))
+
+    assert size(10.0) < 0.8 * size(0.0)
