@@ -13,9 +13,9 @@ def get_config() -> Config:
     config.network.channels = 32  # width at 8x8
     config.network.multipliers = (1, 2)  # of 32 channels, at 8 and 4 pixels
     config.network.blocks = 1  # per resolution
-    config.levels.b_squared = 4e-4  # twice the paper's, with half its Langevin steps
+    config.levels.b_squared = 1e-3  # five times the paper's, for half its Langevin steps
     config.langevin.steps = 15  # K, per level
-    config.optimizer.learning_rate = 2e-3  # twenty times the paper's, for so small a network
+    config.optimizer.learning_rate = 3e-3  # thirty times the paper's, for so small a network
     config.optimizer.warmup_steps = 100
     config.optimizer.decay = "cosine"  # to 0 at training.steps
     config.training.steps = 4000

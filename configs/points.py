@@ -11,6 +11,7 @@ def get_config(density: str = "ring") -> Config:
     config = base()
     config.data.name = "points"
     config.data.density = density
+    config.data.flip = False  # only pictures have a left and a right
     config.network = ConfigDict({"name": "points"})
     config.levels.temperature = "one"
     config.levels.growth = 0.0

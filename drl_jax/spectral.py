@@ -56,7 +56,7 @@ def spectral_norm(
 ) -> tuple[jax.Array, jax.Array]:
     """σ = v M u′ᵀ after `iterations` power iterations from u [outputs]; returns (σ, u′)."""
     matrix = _matrix(kernel)
-    fixed = jax.lax.stop_gradient(matrix)
+    fixed, u = jax.lax.stop_gradient((matrix, u))
     for _ in range(iterations - 1):
         _, u = _iterate(fixed, u)
     v, u = _iterate(fixed, u)

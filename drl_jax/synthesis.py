@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from drl_jax.noise import Levels, fold_in, standard_normal
 from drl_jax.recovery import draw
@@ -17,8 +18,7 @@ def synthesize(
     *,
     num_steps: int,
     noise_scale: float = 0.99,
-    dtype: jnp.dtype = jnp.float32,
-) -> tuple[Batch, Batch, Info]:
+) -> tuple[Batch, Float[Array, "states batch *shape"], Info]:
     """Draws x_T ~ N(0, I), then x_{T-1} … x_0, each by K Langevin steps from the one before.
 
     `shape` is that of one example. Example i is a function of keys[i] alone. Takes T K gradients.
@@ -26,7 +26,7 @@ def synthesize(
     Returns (x_0 [batch, *shape], the process x_T … x_0 [T + 1, batch, *shape], and the info of every
     step [T, K, batch]). What a caller under jit does not use is not computed.
     """
-    like = jax.ShapeDtypeStruct((len(keys), *shape), dtype)
+    like = jax.ShapeDtypeStruct((len(keys), *shape), jnp.float32)
     x = standard_normal(fold_in(keys, levels.count), like)
 
     def level(x, t):

@@ -17,6 +17,9 @@ Level = Int[Array, " batch"]
 Keys = Key[Array, " batch"]
 """One random key per example, so that an example's noise depends on nothing but its own key."""
 
+Leaf = Any
+"""An array of a tree, which may be abstract: a shape and a type alone."""
+
 Tree = Any
 """A tree of named arrays, nested dicts: parameters, spectral vectors."""
 

@@ -13,7 +13,7 @@ from flax import struct
 from drl_jax import spectral
 from drl_jax.noise import Levels, diffuse, fold_in
 from drl_jax.recovery import draw, objective
-from drl_jax.types import Batch, Keys, Network, Tree
+from drl_jax.types import Batch, Keys, Leaf, Network, Tree
 
 
 class Totals(struct.PyTreeNode):
@@ -23,12 +23,12 @@ class Totals(struct.PyTreeNode):
     moved:      ‖x_t⁻ − x_{t+1}⁄scale‖, how far the chain went.   gradient:  ‖∇ log p‖ at its last step.
     """
 
-    count: jax.Array
-    loss: jax.Array
-    positive: jax.Array
-    negative: jax.Array
-    moved: jax.Array
-    gradient: jax.Array
+    count: Leaf
+    loss: Leaf
+    positive: Leaf
+    negative: Leaf
+    moved: Leaf
+    gradient: Leaf
 
     @classmethod
     def zeros(cls, num_levels: int) -> "Totals":
@@ -38,11 +38,11 @@ class Totals(struct.PyTreeNode):
 class TrainState(struct.PyTreeNode):
     """Everything that a checkpoint must hold to continue the run bit for bit."""
 
-    step: jax.Array
-    key: jax.Array  # the run's one root key: never replaced; each step folds in `step`
+    step: Leaf
+    key: Leaf  # the run's one root key: never replaced; each step folds in `step`
     params: Tree
     vectors: Tree  # of spectral normalisation
-    opt_state: optax.OptState
+    opt_state: Tree
     ema_params: Tree
     ema_vectors: Tree
     totals: Totals

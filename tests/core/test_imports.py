@@ -17,9 +17,7 @@ ALLOWED = {"drl_jax", "jax", "flax", "optax", "numpy", "jaxtyping"} | sys.stdlib
 OUTER = {"drl_jax.data", "drl_jax.metrics", "drl_jax.reporting", "drl_jax.training"}
 
 # Flax itself imports Orbax, and that some more of these: the statements tell what is ours.
-NOT_OURS = (
-    "absl ml_collections clu orbax grain tensorflow_datasets tensorflow PIL sklearn matplotlib"
-)
+NOT_OURS = "absl ml_collections clu orbax grain tensorflow_datasets tensorflow PIL sklearn matplotlib"
 
 
 def imports(source):
@@ -82,9 +80,7 @@ except ImportError as error:
 
 
 def test_the_core_imports_where_nothing_else_can_be_imported():
-    modules = [
-        ".".join(("drl_jax", *file.relative_to(PACKAGE).with_suffix("").parts)) for file in CORE
-    ]
+    modules = [".".join(("drl_jax", *file.relative_to(PACKAGE).with_suffix("").parts)) for file in CORE]
     modules = [module.removesuffix(".__init__") for module in modules]
     # jaxlib's modules load late; everything else must be there already or be allowed.
     allowed = ALLOWED | {"jaxlib", "ml_dtypes"}

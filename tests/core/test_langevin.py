@@ -58,9 +58,7 @@ def posterior(levels, model, t, x_next):
     """(Λ, m) of y_t given x_{t+1} = y_t + σ_{t+1} ε: precisions add, means are weighed by them."""
     tether = levels.tether[t] / levels.sigma[t + 1] ** 2
     precision = model.precision[t] + tether * EYE
-    return precision, np.linalg.solve(
-        precision, model.precision[t] @ model.mean[t] + tether * x_next
-    )
+    return precision, np.linalg.solve(precision, model.precision[t] @ model.mean[t] + tether * x_next)
 
 
 def after(num_steps, precision, step_squared):
@@ -85,9 +83,7 @@ def test_stationary_variance_of_the_standard_normal(new_key):
     # Λ = 1: variance 1 / (1 − s²/4). After 100 steps of s = 1 the start is forgotten:
     # (1 − s²/2)^200 = 6e-61. The answer, 4/3, is far from the 1 of an exact sampler.
     size = 20_000
-    kernel = langevin.langevin(
-        lambda y: -0.5 * jnp.sum(y**2, axis=1), step_squared=jnp.ones((1, 1))
-    )
+    kernel = langevin.langevin(lambda y: -0.5 * jnp.sum(y**2, axis=1), step_squared=jnp.ones((1, 1)))
     y, _ = langevin.run(jax.random.split(new_key(), size), kernel, jnp.full((size, 2), 3.0), 100)
     assert_moments(y, np.zeros(2), EYE / (1 - 1 / 4))
 
@@ -136,9 +132,7 @@ def test_drift_alone(new_key):
     t = jnp.arange(6)
     x_next = np.asarray(jax.random.normal(new_key(), (6, 2)))
     keys = jax.random.split(new_key(), 6)
-    x, info = recovery.draw(
-        keys, MODEL.f, LEVELS, t, jnp.asarray(x_next), num_steps=7, noise_scale=0.0
-    )
+    x, info = recovery.draw(keys, MODEL.f, LEVELS, t, jnp.asarray(x_next), num_steps=7, noise_scale=0.0)
     for i in range(6):
         precision, mean = posterior(LEVELS, MODEL, i, x_next[i])
         shrink, _ = after(7, precision, LEVELS.step_squared[i])
@@ -184,9 +178,7 @@ def moments_of_synthesis(levels, model, num_steps, noise_scale):
         # y_K = (I − shrink) m(x) + shrink x, and m(x) = m(0) + tether Λ⁻¹ x.
         matrix = (EYE - shrink) @ (tether * np.linalg.inv(precision)) + shrink
         mean = ((EYE - shrink) @ at_zero + matrix @ mean) / levels.scale[t]
-        covariance = (matrix @ covariance @ matrix.T + noise_scale**2 * added) / levels.scale[
-            t
-        ] ** 2
+        covariance = (matrix @ covariance @ matrix.T + noise_scale**2 * added) / levels.scale[t] ** 2
     return mean, covariance
 
 
@@ -194,9 +186,7 @@ def test_synthesis_from_white_noise_gives_the_data_again(new_key):
     size, num_steps = 10_000, 200
     levels = noise.make_levels(6, temperature="one", b_squared=0.05, growth=0.0)
     x_0, process, info = jax.jit(
-        lambda keys: synthesis.synthesize(
-            keys, MODEL.f, levels, (2,), num_steps=num_steps, noise_scale=1.0
-        )
+        lambda keys: synthesis.synthesize(keys, MODEL.f, levels, (2,), num_steps=num_steps, noise_scale=1.0)
     )(jax.random.split(new_key(), size))
     mean, covariance = moments_of_synthesis(levels, MODEL, num_steps, 1.0)
     assert_moments(x_0, mean, covariance)
@@ -220,9 +210,7 @@ def test_synthesis_from_white_noise_gives_the_data_again(new_key):
 def test_synthesis_defaults_to_less_noise(new_key):
     # η = .99, the authors' evaluation.
     size = 20_000
-    x_0, _, _ = synthesis.synthesize(
-        jax.random.split(new_key(), size), MODEL.f, LEVELS, (2,), num_steps=20
-    )
+    x_0, _, _ = synthesis.synthesize(jax.random.split(new_key(), size), MODEL.f, LEVELS, (2,), num_steps=20)
     assert_moments(x_0, *moments_of_synthesis(LEVELS, MODEL, 20, 0.99))
 
 
@@ -281,9 +269,7 @@ def collectives(compiled):
 
 
 def placements(count):
-    mesh = jax.make_mesh(
-        (count,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:count]
-    )
+    mesh = jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:count])
     return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
 
 

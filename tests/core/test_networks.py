@@ -44,9 +44,7 @@ def test_number_of_parameters(side, multipliers, blocks, expected):
 
 
 def by_name(tree):
-    return {
-        "/".join(key.key for key in path): leaf for path, leaf in jax.tree.leaves_with_path(tree)
-    }
+    return {"/".join(key.key for key in path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
 def test_which_kernels_are_normalised_and_how():
@@ -54,9 +52,7 @@ def test_which_kernels_are_normalised_and_how():
     # alone.
     variables = shapes(tiny(attention=(16,)), 16)
     vectors = by_name(variables["spectral"])
-    kernels = {
-        name: leaf for name, leaf in by_name(variables["params"]).items() if "kernel" in name
-    }
+    kernels = {name: leaf for name, leaf in by_name(variables["params"]).items() if "kernel" in name}
     for name, kernel in kernels.items():
         layer = name.removesuffix("/kernel")
         kind = "cap" if layer.endswith("conv_2") else "divide"
@@ -195,9 +191,7 @@ def test_sides_that_cannot_be_halved(height, width):
 
 
 def plain(x, kernel):
-    return lax.conv_general_dilated(
-        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+    return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
 @pytest.mark.parametrize(("height", "width"), [(5, 7), (1, 1)])

@@ -187,9 +187,7 @@ def test_moments_of_the_diffused_pair(count, t, new_key):
     np.testing.assert_array_less(
         np.abs(np.diag(found) - variance), np.sqrt(2) * error * variance + rounding**2
     )
-    assert abs(found[0, 1] - covariance) <= (
-        error * np.sqrt(variance.prod() + covariance**2) + rounding**2
-    )
+    assert abs(found[0, 1] - covariance) <= (error * np.sqrt(variance.prod() + covariance**2) + rounding**2)
 
 
 def test_a_pair_of_rows_has_its_own_levels(new_key):

@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from golden import authors
 
 import drl_jax.networks.residual as residual_module
 import drl_jax.samplers.langevin as langevin_module
 from drl_jax import energy, noise, recovery, spectral
 from drl_jax.networks.layers import embed_level
+from tests.golden import authors
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 LEVELS = noise.make_levels(6)
@@ -89,9 +89,7 @@ def golden(name):
 
 
 def under(arrays, prefix):
-    return {
-        key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)
-    }
+    return {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
 
 
 def weights(seed, dtype, vectors=None):
@@ -191,9 +189,7 @@ def test_inputs_are_those_that_the_authors_code_was_given(name):
 )
 def test_schedule(count, ours, theirs):
     expected = golden("schedules")[f"T{count}/{theirs}"]
-    np.testing.assert_allclose(
-        getattr(noise.make_levels(count), ours), expected, rtol=1e-12, atol=0
-    )
+    np.testing.assert_allclose(getattr(noise.make_levels(count), ours), expected, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("count", [4, 6])
@@ -208,9 +204,7 @@ def test_tether_and_scale(count):
 def test_embedding_of_the_level():
     # Both are float32 of sines of angles up to 5, whose rounding is 2^-24 of 5.
     t = jnp.asarray(authors.pictures()["t"])
-    np.testing.assert_allclose(
-        embed_level(t, 32), golden("networks")["temb_sin"], rtol=0, atol=5e-7
-    )
+    np.testing.assert_allclose(embed_level(t, 32), golden("networks")["temb_sin"], rtol=0, atol=5e-7)
 
 
 def energy_and_gradient(network):
@@ -323,9 +317,7 @@ def test_chain_whose_vectors_move_at_every_call(float64, replay):
             y, vectors = carry
             normal, vectors = spectral.normalize(params, vectors)
             kernel = langevin_module.langevin(
-                energy.recovery(
-                    lambda y, t: RELU.apply({"params": normal}, y, t), LEVELS, t, x_next
-                ),
+                energy.recovery(lambda y, t: RELU.apply({"params": normal}, y, t), LEVELS, t, x_next),
                 step_squared=noise.at(LEVELS.step_squared, t, x_next),
                 noise_scale=0.99,
             )

@@ -42,9 +42,7 @@ SHAPES = [(7, 5), (5, 7), (3, 3, 2, 6)]
 def test_sigma_is_the_largest_singular_value(shape):
     # The error of the vector shrinks by (σ_2/σ_1)² = 1/4 an iteration: 4^-40 is below rounding.
     kernel, _, right = kernel_with(np.array([3.0, 1.5, 0.5]), shape)
-    u = spectral.warm_up(
-        {"w": {"kernel": kernel}}, {"w": {"divide": start(shape[-1])}}, iterations=40
-    )
+    u = spectral.warm_up({"w": {"kernel": kernel}}, {"w": {"divide": start(shape[-1])}}, iterations=40)
     u = u["w"]["divide"]
     sigma, again = spectral.spectral_norm(kernel, u)
     assert sigma == pytest.approx(3.0, rel=1e-12)
@@ -157,9 +155,7 @@ def test_vectors_are_constants_to_the_gradient():
     u, other = start(3), start(3, seed=9)
     # Values do depend on u; only derivatives are cut: of both results in u, and of the new u in the
     # kernel.
-    assert all(
-        abs(a - b) > 1e-3 for a, b in zip(total(kernel, u), total(kernel, other), strict=True)
-    )
+    assert all(abs(a - b) > 1e-3 for a, b in zip(total(kernel, u), total(kernel, other), strict=True))
     of_kernels, of_vectors = jax.jacrev(total, argnums=(0, 1))(kernel, u)
     np.testing.assert_array_equal(of_kernels[1], np.zeros(3))
     np.testing.assert_array_equal(of_vectors[1], np.zeros(3))

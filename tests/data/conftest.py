@@ -1,7 +1,7 @@
 from types import SimpleNamespace
 
 import pytest
-from tiny_sets import write_celeb_a_originals, write_cifar10_archive
+from tests.data.tiny_sets import write_celeb_a_originals, write_cifar10_archive
 
 
 @pytest.fixture(scope="session")

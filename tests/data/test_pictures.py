@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_sets import encoded
+from tests.data.tiny_sets import encoded
 
 from drl_jax.data.pictures import Framing, png
 from drl_jax.errors import UserError

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import shuffle
-from tiny_sets import LABELS, encoded, read_by_the_library, write_cifar10_archive
+from tests.data.tiny_sets import LABELS, encoded, read_by_the_library, write_cifar10_archive
 
 from drl_jax.data.building import build
 from drl_jax.data.originals import Originals

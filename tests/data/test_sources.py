@@ -6,7 +6,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from tiny_sets import encoded, read_by_the_library
+from tests.data.tiny_sets import encoded, read_by_the_library
 
 from drl_jax.data.prepare import prepare
 from drl_jax.data.sources import CELEB_A_CROP, Remembered, open_source

@@ -2,11 +2,11 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
 from drl_jax import configuration
@@ -25,9 +25,9 @@ def data_dir(tmp_path_factory):
     return f"--config.data.data_dir={tmp_path_factory.mktemp('data')}"
 
 
-def state_of(workdir: Path):
+def state_of(workdir):
     """The newest checkpoint: (state as numpy, position in the data)."""
-    experiment = build(configuration.load(workdir / "config.json"))
+    experiment = build(configuration.load(epath.Path(workdir) / "config.json"))
     with open_checkpoints(workdir / "checkpoints", keep=3) as checkpoints:
         like = jax.eval_shape(experiment.init_state, jax.random.key(0))
         state, position = checkpoints.restore(like, place(4))
@@ -35,7 +35,7 @@ def state_of(workdir: Path):
     return jax.tree.map(np.asarray, state), position
 
 
-def records_of(workdir: Path) -> list[dict]:
+def records_of(workdir) -> list[dict]:
     """metrics.jsonl without the fields that tell the time."""
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if k not in WALL_CLOCK} for line in lines]
@@ -77,7 +77,7 @@ def test_what_a_run_prints_and_leaves(program, tmp_path, data_dir):
     assert 0.2 < scores["frechet_pixels_halves"] < 0.4
     assert scores["frechet_pixels"] > scores["frechet_pixels_halves"]
 
-    assert configuration.load(workdir / "config.json").levels.count == 3
+    assert configuration.load(epath.Path(workdir) / "config.json").levels.count == 3
     assert list((workdir / "tensorboard").glob("events.*"))
     with Image.open(workdir / "samples/0000004.png") as grid:
         assert grid.mode == "L"

@@ -19,7 +19,7 @@ def run(optimizer, gradients):
     for g in gradients:
         updates, state = optimizer.update(jnp.asarray(g, jnp.float32), state, p)
         p = optax.apply_updates(p, updates)
-        path.append(float(p))
+        path.append(np.asarray(p).item())
     return np.array(path)
 
 
