@@ -153,6 +153,7 @@ def make_sampler(config: Config, experiment: Experiment) -> Sampler:
         seed=config.evaluation.seed,
         num_steps=config.langevin.steps,
         noise_scale=config.langevin.noise_scale,
+        spread=config.langevin.spread,
     )
 
 

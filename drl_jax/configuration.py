@@ -64,6 +64,7 @@ def base() -> Config:
 
     config.langevin = ConfigDict()
     config.langevin.steps = 30  # K, per level
+    config.langevin.spread = placeholder(float)  # given: Metropolis-adjusted, s² / spread … s² (ours)
     config.langevin.noise_scale = 0.99  # η when sampling (authors' evaluation); 1 in training
 
     config.optimizer = ConfigDict()
@@ -191,6 +192,7 @@ _RULES = {
     "levels.temperature": _one_of("step", "noise", "one"),
     "langevin.steps": _number(1),
     "langevin.noise_scale": _number(0),
+    "langevin.spread": _if_given(_number(1)),
     "optimizer.learning_rate": _number(0, without_low=True),
     "optimizer.warmup_steps": _number(0),
     "optimizer.decay": _one_of("none", "cosine"),

@@ -54,6 +54,8 @@ def build(config: Config) -> Experiment:
                 f"config.data.image_size={config.data.image_size} and "
                 f"config.network.multipliers={network['multipliers']}: {error}"
             ) from None
+    if config.network.name == "points":
+        network["num_levels"] = config.levels.count
     try:
         levels = make_levels(**config.levels)
     except ValueError as error:
@@ -67,6 +69,7 @@ def build(config: Config) -> Experiment:
             power_iterations=config.spectral.iterations,
             ema_decay=config.training.ema_decay,
             energy_penalty=config.training.energy_penalty,
+            spread=config.langevin.spread,
         ),
         shape=shape,
         warm_up_iterations=config.spectral.warm_up,

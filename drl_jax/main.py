@@ -108,7 +108,7 @@ def parse(argv: Sequence[str]) -> Arguments:
 
     try:
         rest = _parse_as_the_program(known, argv)
-        config = known["config"].value
+        config: Config = known["config"].value
         config.keys()  # a file that could not be loaded says so only when it is used
     except (flags.Error, AttributeError, OSError, TypeError, ValueError) as error:
         raise UserError(_one_line(error, given)) from None

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from drl_jax import energy
 from drl_jax.noise import Levels, at
 from drl_jax.samplers.langevin import Info, langevin, run
+from drl_jax.samplers.mala import mala, start
 from drl_jax.types import Batch, Keys, Level, Network, PerExample
 
 
@@ -18,14 +19,21 @@ def draw(
     *,
     num_steps: int,
     noise_scale: float = 1.0,
+    spread: float | None = None,
 ) -> tuple[Batch, Info]:
-    """K Langevin steps of the recovery posterior from y = x_{t+1}; returns (x_t = y / scale_t, info)."""
-    kernel = langevin(
-        energy.recovery(f, levels, t, x_next),
-        step_squared=at(levels.step_squared, t, x_next),
-        noise_scale=noise_scale,
-    )
-    y, info = run(keys, kernel, x_next, num_steps)
+    """K Langevin steps of the recovery posterior from y = x_{t+1}; returns (x_t = y / scale_t, info).
+
+    With a `spread` the steps are Metropolis-adjusted and drawn between s² / spread and s² (ours), and
+    `noise_scale` has no place.
+    """
+    log_density = energy.recovery(f, levels, t, x_next)
+    step_squared = at(levels.step_squared, t, x_next)
+    if spread is None:
+        kernel = langevin(log_density, step_squared=step_squared, noise_scale=noise_scale)
+        y, info = run(keys, kernel, x_next, num_steps)
+    else:
+        kernel = mala(log_density, step_squared=step_squared, spread=spread)
+        (y, *_), info = run(keys, kernel, start(log_density, x_next), num_steps)
     return y / at(levels.scale, t, y), info
 
 

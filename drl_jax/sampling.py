@@ -38,6 +38,7 @@ class Sampler:
         seed: int,
         num_steps: int,
         noise_scale: float,
+        spread: float | None,
     ):
         self._placement, self._batch_size, self._seed = placement, batch_size, seed
 
@@ -53,6 +54,7 @@ class Sampler:
                 experiment.shape,
                 num_steps=num_steps,
                 noise_scale=noise_scale,
+                spread=spread,
             )
             return x_0, process
 

@@ -18,8 +18,10 @@ def synthesize(
     *,
     num_steps: int,
     noise_scale: float = 0.99,
+    spread: float | None = None,
 ) -> tuple[Batch, Float[Array, "states batch *shape"], Info]:
-    """Draws x_T ~ N(0, I), then x_{T-1} … x_0, each by K Langevin steps from the one before.
+    """Draws x_T ~ N(0, I), then x_{T-1} … x_0, each by K Langevin steps from the one before
+    (Metropolis-adjusted with a `spread`, see `recovery.draw`).
 
     `shape` is that of one example. Example i is a function of keys[i] alone. Takes T K gradients.
 
@@ -32,7 +34,14 @@ def synthesize(
     def level(x, t):
         every = jnp.full(keys.shape, t)
         x, info = draw(
-            fold_in(keys, t), f, levels, every, x, num_steps=num_steps, noise_scale=noise_scale
+            fold_in(keys, t),
+            f,
+            levels,
+            every,
+            x,
+            num_steps=num_steps,
+            noise_scale=noise_scale,
+            spread=spread,
         )
         return x, (x, info)
 

@@ -1,42 +1,55 @@
 """A small energy network for points in the plane (ours)."""
 
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from drl_jax.networks.layers import embed_level
 from drl_jax.types import Level, PerExample
 
 
 class PointEnergy(nn.Module):
     """f(y, t) for points y [batch, dimensions]: a residual perceptron on Fourier features, and a bowl.
 
-    A plain perceptron on raw coordinates learns eight Gaussians on a ring as one smooth ring; random
-    sinusoids of the coordinates (Tancik et al. 2020) cure it. The bowl −‖y‖² w² keeps the density
-    normalisable and its outskirts low, where neither data nor samples come.
+    A plain perceptron on raw coordinates learns eight Gaussians on a ring as one smooth ring; sinusoids
+    of the coordinates (Tancik et al. 2020) cure it. The bowl −‖y‖² / 2 keeps the outskirts low, where
+    neither data nor samples come.
 
-    width, depth: of the perceptron; frequencies: how many sinusoids; bandwidth: their standard deviation,
-    in radians per unit of y.
+    num_levels:      T; each level has its own shifts and gains.
+    width, depth:    of the perceptron.
+    frequencies:     how many sinusoids, in random directions.
+    lowest, highest: their frequencies in radians per unit, in geometric progression.
     """
 
+    num_levels: int
     width: int = 128
-    depth: int = 2
+    depth: int = 1
     frequencies: int = 64
-    bandwidth: float = 4.0
-    bowl: float = 1.0
+    lowest: float = 1.0
+    highest: float = 20.0
 
     @nn.compact
     def __call__(self, y: jax.Array, t: Level) -> PerExample:
-        level = nn.Dense(self.width, name="level")(embed_level(t, 32))
-        # The frequencies are drawn once and stay; stop_gradient leaves them out of training.
-        draw = nn.initializers.normal(self.bandwidth)
-        waves = jax.lax.stop_gradient(self.param("waves", draw, (y.shape[-1], self.frequencies)))
+        of_level = jax.nn.one_hot(t, self.num_levels)
+
+        def per_level(name: str, spread: float) -> jax.Array:
+            draw = nn.initializers.normal(spread)
+            return of_level @ self.param(name, draw, (self.num_levels, self.width))
+
+        # Drawn once and kept: stop_gradient leaves the frequencies out of training.
+        waves = jax.lax.stop_gradient(self.param("waves", self._waves, y.shape[-1]))
         angles = y @ waves
         features = jnp.concatenate([y, jnp.sin(angles), jnp.cos(angles)], axis=-1)
-        h = nn.Dense(self.width, name="input")(features)
+        h = nn.Dense(self.width, name="input")(features) + per_level("shift", 0.5)
+        half = nn.initializers.variance_scaling(0.5, "fan_in", "normal")
         for i in range(self.depth):
-            g = nn.Dense(self.width, name=f"hidden_{i}")(nn.silu(h + nn.Dense(self.width, name=f"level_{i}")(nn.silu(level))))
-            h = h + nn.Dense(self.width, name=f"output_{i}", kernel_init=nn.initializers.variance_scaling(0.1,"fan_in","normal"))(nn.silu(g))
-        readout = nn.Dense(1, name="readout", kernel_init=nn.initializers.variance_scaling(0.01,"fan_in","normal"))(nn.silu(h))
-        return readout[:, 0] - 0.5 * self.bowl * jnp.sum(y**2, axis=-1)
+            branch = nn.Dense(self.width, kernel_init=half, name=f"layer_{i}")(nn.silu(h))
+            h = h + branch * (1 + per_level(f"gain_{i}", 0.0)) + per_level(f"shift_{i}", 0.1)
+        small = nn.initializers.normal(0.1 * self.width**-0.5)
+        readout = self.param("readout", small, (1, self.width)) + per_level("readout_of_level", 0.0)
+        return jnp.sum(nn.silu(h) * readout, axis=-1) - 0.5 * jnp.sum(y**2, axis=-1)
+
+    def _waves(self, key: jax.Array, dimensions: int) -> jax.Array:
+        directions = jax.random.normal(key, (dimensions, self.frequencies))
+        directions /= jnp.linalg.norm(directions, axis=0, keepdims=True)
+        progress = (jnp.arange(self.frequencies) + 0.5) / self.frequencies
+        return directions * (self.lowest * (self.highest / self.lowest) ** progress)[None, :]

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -73,7 +73,7 @@ def place(
     batch_size: int,
     key: str = "data.batch_size",
     *,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
 ) -> Placement:
     """A mesh with one axis, `data`, over all devices of all processes, or over `devices`.
 

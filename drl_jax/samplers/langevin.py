@@ -1,7 +1,7 @@
 """Unadjusted Langevin dynamics (paper, eq. 6), and the scan that runs any kernel."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,8 @@ class Info(NamedTuple):
     moved: PerExample
 
 
-Kernel = Callable[[Keys, Batch], tuple[Batch, Info]]
+Kernel = Callable[[Keys, Any], tuple[Any, Info]]
+"""(keys, state) -> (new state, info): pure. A state is a batch, or a tree of them."""
 
 
 def value_and_gradient(log_density: LogDensity, y: Batch) -> tuple[PerExample, Batch]:
@@ -64,7 +65,7 @@ def langevin(log_density: LogDensity, *, step_squared: jax.Array, noise_scale: f
     return step
 
 
-def run(keys: Keys, kernel: Kernel, y: Batch, num_steps: int) -> tuple[Batch, Info]:
+def run(keys: Keys, kernel: Kernel, y: Any, num_steps: int) -> tuple[Any, Info]:
     """Scans a kernel. Step k of example i draws from fold_in(keys[i], k), wherever it runs.
 
     Returns the last state and the info of every step, each leaf [num_steps, batch].

@@ -54,6 +54,7 @@ class Settings(NamedTuple):
     langevin_steps:   K.
     power_iterations: of spectral normalisation, per training step.
     ema_decay:        of weights and spectral vectors, without bias correction.
+    spread:           of the steps of adjusted chains; None for the paper's unadjusted ones.
     energy_penalty:   c of  c mean(f⁺² + f⁻²) / 2, added to the loss; 0 in the paper.
     """
 
@@ -61,6 +62,7 @@ class Settings(NamedTuple):
     power_iterations: int = 1
     ema_decay: float = 0.999
     energy_penalty: float = 0.0
+    spread: float | None = None
 
 
 def init_state(
@@ -109,6 +111,7 @@ def make_train_step(
             t,
             x_next,
             num_steps=settings.langevin_steps,
+            spread=settings.spread,
         )
 
         def loss(params):

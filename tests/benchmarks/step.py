@@ -62,7 +62,7 @@ def convolutions(experiment: Experiment) -> list[Shape]:
 
 
 def ceiling(shapes: list[Shape], placement: Placement, batch: int, steps: int) -> tuple[float, float]:
-    """(GFLOP, seconds) of a step's convolutions: K chain gradients, and two batches' gradients in training."""
+    """(GFLOP, seconds) of a step's convolutions: K chain gradients, two batches' training gradients."""
     rng, known = np.random.default_rng(0), {}
 
     def seconds(side: int, inputs: int, outputs: int) -> float:
@@ -130,6 +130,7 @@ def main() -> None:
         seed=0,
         num_steps=steps,
         noise_scale=config.langevin.noise_scale,
+        spread=config.langevin.spread,
     )
     weights = Weights(state.ema_params, state.ema_vectors)
     sampling = median(lambda: list(sampler.batches(weights, batch)))

@@ -1,6 +1,7 @@
 from types import SimpleNamespace
 
 import pytest
+
 from tests.data.tiny_sets import write_celeb_a_originals, write_cifar10_archive
 
 

@@ -5,10 +5,10 @@ import sys
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
-from tests.data.tiny_sets import read_by_the_library
 
 from drl_jax.data.sources import open_source
 from drl_jax.errors import UserError
+from tests.data.tiny_sets import read_by_the_library
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 from PIL import Image
-from tests.data.tiny_sets import encoded
 
 from drl_jax.data.pictures import Framing, png
 from drl_jax.errors import UserError
+from tests.data.tiny_sets import encoded
 
 
 def random_pixels(*shape: int) -> np.ndarray:

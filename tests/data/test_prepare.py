@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import shuffle
-from tests.data.tiny_sets import LABELS, encoded, read_by_the_library, write_cifar10_archive
 
 from drl_jax.data.building import build
 from drl_jax.data.originals import Originals
 from drl_jax.data.prepare import prepare
 from drl_jax.errors import UserError
+from tests.data.tiny_sets import LABELS, encoded, read_by_the_library, write_cifar10_archive
 
 
 def leftovers(data_dir: str) -> list[str]:

@@ -6,11 +6,11 @@ import zipfile
 
 import numpy as np
 import pytest
-from tests.data.tiny_sets import encoded, read_by_the_library
 
 from drl_jax.data.prepare import prepare
 from drl_jax.data.sources import CELEB_A_CROP, Remembered, open_source
 from drl_jax.errors import UserError
+from tests.data.tiny_sets import encoded, read_by_the_library
 
 
 def pictures_of(source) -> np.ndarray:

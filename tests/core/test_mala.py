@@ -1,0 +1,166 @@
+"""Metropolis-adjusted chains: exact whatever the steps."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from drl_jax import noise, recovery
+from drl_jax.samplers import langevin
+from drl_jax.samplers.mala import mala, start
+
+MEAN = np.array([0.4, -0.2])
+COVARIANCE = np.array([[0.3, 0.12], [0.12, 0.2]])
+PRECISION = np.linalg.inv(COVARIANCE)
+
+
+def gaussian(y):
+    centred = y - jnp.asarray(MEAN[None], y.dtype)
+    return -0.5 * jnp.einsum("bi,ij,bj->b", centred, jnp.asarray(PRECISION, y.dtype), centred)
+
+
+def chain(keys, y, *, step_squared, spread, num_steps, log_density=gaussian):
+    """(last state, the info of every step)."""
+    every = jnp.full((len(y),) + (1,) * (y.ndim - 1), step_squared)
+    kernel = mala(log_density, step_squared=every, spread=spread)
+    return langevin.run(keys, kernel, start(log_density, y), num_steps)
+
+
+def exact_draws(key, n):
+    factor = jnp.asarray(np.linalg.cholesky(COVARIANCE).T, jnp.float32)
+    return jnp.asarray(MEAN[None], jnp.float32) + jax.random.normal(key, (n, 2)) @ factor
+
+
+# The unadjusted chain is unstable from s² = 4 / (largest precision) = 0.4 on.
+@pytest.mark.parametrize("step_squared", [0.05, 0.3, 1.0])
+@pytest.mark.parametrize("spread", [1.0, 100.0])
+def test_the_chain_forgets_its_start_and_its_moments_are_those_of_the_density(new_key, step_squared, spread):
+    n = 20_000
+    y = jnp.full((n, 2), 1.5)
+    state, _ = jax.jit(
+        lambda keys, y: chain(keys, y, step_squared=step_squared, spread=spread, num_steps=300)
+    )(jax.random.split(new_key(), n), y)
+    assert_gaussian(state.y)
+
+
+def assert_gaussian(draws):
+    # Within five standard errors: of a mean σ/√n, of a covariance c √((σ_i² σ_j² + c²)/n).
+    draws = np.asarray(draws, np.float64)
+    variance = np.diag(COVARIANCE)
+    error = 5 / np.sqrt(len(draws))
+    np.testing.assert_array_less(np.abs(draws.mean(0) - MEAN), error * np.sqrt(variance))
+    np.testing.assert_array_less(
+        np.abs(np.cov(draws.T) - COVARIANCE),
+        error * np.sqrt(np.outer(variance, variance) + COVARIANCE**2),
+    )
+
+
+def test_one_step_leaves_the_density_as_it_is(new_key):
+    # Not only in the limit: exact draws stay exact draws after a single, large, truncated step, and
+    # the pair (before, after) has the same law in both orders (detailed balance).
+    n = 400_000
+    before = exact_draws(new_key(), n)
+    step = jax.jit(lambda keys, y: chain(keys, y, step_squared=2.0, spread=400.0, num_steps=1))
+    state, info = step(jax.random.split(new_key(), n), before)
+    assert 0.2 < np.mean(info.moved > 0) < 0.9  # both outcomes take part
+    assert_gaussian(state.y)
+
+    u, v = np.asarray(before, np.float64), np.asarray(state.y, np.float64)
+    antisymmetric = [
+        u[:, 0] * v[:, 1] - v[:, 0] * u[:, 1],
+        u[:, 0] ** 2 * v[:, 0] - v[:, 0] ** 2 * u[:, 0],
+        np.tanh(3 * u[:, 0]) * v[:, 1] ** 2 - np.tanh(3 * v[:, 0]) * u[:, 1] ** 2,
+    ]
+    for values in antisymmetric:
+        assert abs(values.mean()) < 5 * values.std() / np.sqrt(n)
+
+
+def test_tiny_steps_are_always_accepted_and_large_ones_hardly_ever(new_key):
+    keys, y = jax.random.split(new_key(), 2_000), exact_draws(new_key(), 2_000)
+    for step_squared, low, high in [(1e-6, 0.999, 1.0), (0.1, 0.8, 0.99), (1e4, 0.0, 0.01)]:
+        _, info = chain(keys, y, step_squared=step_squared, spread=1.0, num_steps=10)
+        assert low <= np.mean(info.moved > 0) <= high
+
+
+def test_an_accepted_step_is_the_unadjusted_one(new_key):
+    # So small that the drift is not truncated and all is accepted; `mala` splits its keys in two.
+    keys, y = jax.random.split(new_key(), 64), exact_draws(new_key(), 64)
+    step_squared = jnp.full((64, 1), 1e-6)
+    state, info = mala(gaussian, step_squared=step_squared, spread=1.0)(keys, start(gaussian, y))
+    expected, expected_info = langevin.langevin(gaussian, step_squared=step_squared)(
+        noise.fold_in(keys, 0), y
+    )
+    np.testing.assert_allclose(state.y, expected, atol=1e-6)
+    np.testing.assert_allclose(info.log_density, expected_info.log_density, rtol=1e-6)
+    np.testing.assert_allclose(info.gradient_norm, expected_info.gradient_norm, rtol=1e-6)
+    np.testing.assert_allclose(info.moved, expected_info.moved, atol=1e-6)
+
+
+def test_the_state_carries_the_density_and_gradient_of_its_point(new_key):
+    keys, y = jax.random.split(new_key(), 256), exact_draws(new_key(), 256)
+    state, info = chain(keys, y, step_squared=0.5, spread=4.0, num_steps=7)
+    assert 0 < np.mean(info.moved > 0) < 1
+    value, gradient = langevin.value_and_gradient(gaussian, state.y)
+    np.testing.assert_allclose(state.log_density, value, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(state.gradient, gradient, rtol=1e-5, atol=1e-5)
+
+
+def test_an_example_is_a_function_of_its_own_key(new_key):
+    keys, y = jax.random.split(new_key(), 8), exact_draws(new_key(), 8)
+    run = jax.jit(lambda keys, y: chain(keys, y, step_squared=0.5, spread=4.0, num_steps=5)[0].y)
+    whole = run(keys, y)
+    np.testing.assert_array_equal(run(keys, y), whole)
+    np.testing.assert_allclose(run(keys[3:5], y[3:5]), whole[3:5], rtol=1e-5, atol=1e-6)
+    assert not np.array_equal(run(keys[::-1], y)[3], whole[3])
+
+
+def test_a_step_to_where_the_density_is_not_a_number_is_refused(new_key):
+    def broken(y):
+        return jnp.where(y[:, 0] > 0.5, jnp.nan, gaussian(y))
+
+    y = jnp.zeros((256, 2))
+    state, info = chain(
+        jax.random.split(new_key(), 256), y, step_squared=0.5, spread=1.0, num_steps=20, log_density=broken
+    )
+    assert np.all(np.asarray(state.y[:, 0]) <= 0.5)
+    assert np.all(np.isfinite(state.y))
+    assert np.mean(info.moved > 0) > 0.2
+
+
+def test_examples_of_any_rank(new_key):
+    y = jnp.zeros((3, 4, 4, 2))
+
+    def log_density(y):
+        return -0.5 * jnp.sum(y**2, axis=(1, 2, 3))
+
+    state, info = chain(
+        jax.random.split(new_key(), 3), y, step_squared=0.01, spread=2.0, num_steps=4, log_density=log_density
+    )
+    assert state.y.shape == y.shape
+    assert info.moved.shape == (4, 3)
+    assert np.all(info.moved > 0)
+
+
+def test_a_level_is_drawn_from_its_posterior_exactly(new_key):
+    # Data N(0, 1) per coordinate: y_t | x_{t+1} is Gaussian with precision 1/a² + 1/σ².
+    levels = noise.make_levels(6, temperature="one", b_squared=2.0, growth=0.0)
+    n, t = 20_000, 2
+    every = jnp.full(n, t)
+    scale, sigma = levels.scale[t], levels.sigma[t + 1]
+    x_next = jnp.full((n, 2), 0.7)
+    draw = jax.jit(
+        lambda keys: recovery.draw(
+            keys,
+            lambda y, t: -0.5 * jnp.sum(y**2, axis=1) / scale**2,
+            levels,
+            every,
+            x_next,
+            num_steps=60,
+            spread=20.0,
+        )
+    )
+    x, _ = draw(jax.random.split(new_key(), n))
+    precision = 1 / scale**2 + 1 / sigma**2
+    mean, std = 0.7 / sigma**2 / precision / scale, precision**-0.5 / scale
+    assert np.all(np.abs(np.mean(x, axis=0) - mean) < 5 * std / np.sqrt(n))
+    assert np.all(np.abs(np.std(x, axis=0) / std - 1) < 5 / np.sqrt(2 * n))
