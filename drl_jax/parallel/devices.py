@@ -30,16 +30,18 @@ class Placement(NamedTuple):
         return jax.device_put(tree, self.replicated)
 
 
-def start(batch_size: int) -> None:
+def start(batch_size: int, *, split_cpu: bool = True) -> None:
     """Joins the job's other processes, if there are any, and splits a CPU into devices.
 
     One XLA:CPU device keeps little more than one core busy in a chain. So a CPU becomes as many devices
-    as divide the batch, up to its cores; JAX_NUM_CPU_DEVICES overrides it. To be called before anything
-    else touches a device.
+    as divide the batch, up to its cores; JAX_NUM_CPU_DEVICES overrides it. Without `split_cpu` it stays one: the
+    many small sums over devices of a network for points can block each other. To be called before
+    anything else touches a device.
     """
     processes = _join()
     if jax.config.values["jax_num_cpu_devices"] == -1:  # JAX's own word for "not given"
-        jax.config.update("jax_num_cpu_devices", _divisor(batch_size // processes, _cores()))
+        most = _cores() if split_cpu else 1
+        jax.config.update("jax_num_cpu_devices", _divisor(batch_size // processes, most))
 
 
 def _join() -> int:

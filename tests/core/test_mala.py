@@ -1,5 +1,7 @@
 """Metropolis-adjusted chains: exact whatever the steps."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +21,8 @@ def gaussian(y):
     return -0.5 * jnp.einsum("bi,ij,bj->b", centred, jnp.asarray(PRECISION, y.dtype), centred)
 
 
-def chain(keys, y, *, step_squared, spread, num_steps, log_density=gaussian):
+@partial(jax.jit, static_argnames=("spread", "num_steps", "log_density"))
+def chain(keys, y, *, step_squared, spread, num_steps=10, log_density=gaussian):
     """(last state, the info of every step)."""
     every = jnp.full((len(y),) + (1,) * (y.ndim - 1), step_squared)
     kernel = mala(log_density, step_squared=every, spread=spread)
@@ -31,15 +34,12 @@ def exact_draws(key, n):
     return jnp.asarray(MEAN[None], jnp.float32) + jax.random.normal(key, (n, 2)) @ factor
 
 
-# The unadjusted chain is unstable from s² = 4 / (largest precision) = 0.4 on.
-@pytest.mark.parametrize("step_squared", [0.05, 0.3, 1.0])
-@pytest.mark.parametrize("spread", [1.0, 100.0])
+# The unadjusted chain is unstable from s² = 4 / (largest precision) = 0.48 on.
+@pytest.mark.parametrize(("step_squared", "spread"), [(0.2, 1.0), (1.0, 1.0), (1.0, 100.0)])
 def test_the_chain_forgets_its_start_and_its_moments_are_those_of_the_density(new_key, step_squared, spread):
     n = 20_000
-    y = jnp.full((n, 2), 1.5)
-    state, _ = jax.jit(
-        lambda keys, y: chain(keys, y, step_squared=step_squared, spread=spread, num_steps=300)
-    )(jax.random.split(new_key(), n), y)
+    keys, y = jax.random.split(new_key(), n), jnp.full((n, 2), 1.5)
+    state, _ = chain(keys, y, step_squared=step_squared, spread=spread, num_steps=300)
     assert_gaussian(state.y)
 
 
@@ -60,8 +60,8 @@ def test_one_step_leaves_the_density_as_it_is(new_key):
     # the pair (before, after) has the same law in both orders (detailed balance).
     n = 400_000
     before = exact_draws(new_key(), n)
-    step = jax.jit(lambda keys, y: chain(keys, y, step_squared=2.0, spread=400.0, num_steps=1))
-    state, info = step(jax.random.split(new_key(), n), before)
+    keys = jax.random.split(new_key(), n)
+    state, info = chain(keys, before, step_squared=2.0, spread=400.0, num_steps=1)
     assert 0.2 < np.mean(info.moved > 0) < 0.9  # both outcomes take part
     assert_gaussian(state.y)
 
@@ -76,9 +76,9 @@ def test_one_step_leaves_the_density_as_it_is(new_key):
 
 
 def test_tiny_steps_are_always_accepted_and_large_ones_hardly_ever(new_key):
-    keys, y = jax.random.split(new_key(), 2_000), exact_draws(new_key(), 2_000)
+    keys, y = jax.random.split(new_key(), 256), exact_draws(new_key(), 256)
     for step_squared, low, high in [(1e-6, 0.999, 1.0), (0.1, 0.8, 0.99), (1e4, 0.0, 0.01)]:
-        _, info = chain(keys, y, step_squared=step_squared, spread=1.0, num_steps=10)
+        _, info = chain(keys, y, step_squared=step_squared, spread=1.0)
         assert low <= np.mean(info.moved > 0) <= high
 
 
@@ -98,7 +98,7 @@ def test_an_accepted_step_is_the_unadjusted_one(new_key):
 
 def test_the_state_carries_the_density_and_gradient_of_its_point(new_key):
     keys, y = jax.random.split(new_key(), 256), exact_draws(new_key(), 256)
-    state, info = chain(keys, y, step_squared=0.5, spread=4.0, num_steps=7)
+    state, info = chain(keys, y, step_squared=0.5, spread=4.0)
     assert 0 < np.mean(info.moved > 0) < 1
     value, gradient = langevin.value_and_gradient(gaussian, state.y)
     np.testing.assert_allclose(state.log_density, value, rtol=1e-5, atol=1e-5)
@@ -106,8 +106,11 @@ def test_the_state_carries_the_density_and_gradient_of_its_point(new_key):
 
 
 def test_an_example_is_a_function_of_its_own_key(new_key):
-    keys, y = jax.random.split(new_key(), 8), exact_draws(new_key(), 8)
-    run = jax.jit(lambda keys, y: chain(keys, y, step_squared=0.5, spread=4.0, num_steps=5)[0].y)
+    keys, y = jax.random.split(new_key(), 256), exact_draws(new_key(), 256)
+
+    def run(keys, y):
+        return chain(keys, y, step_squared=0.5, spread=4.0)[0].y
+
     whole = run(keys, y)
     np.testing.assert_array_equal(run(keys, y), whole)
     np.testing.assert_allclose(run(keys[3:5], y[3:5]), whole[3:5], rtol=1e-5, atol=1e-6)
@@ -119,9 +122,7 @@ def test_a_step_to_where_the_density_is_not_a_number_is_refused(new_key):
         return jnp.where(y[:, 0] > 0.5, jnp.nan, gaussian(y))
 
     y = jnp.zeros((256, 2))
-    state, info = chain(
-        jax.random.split(new_key(), 256), y, step_squared=0.5, spread=1.0, num_steps=20, log_density=broken
-    )
+    state, info = chain(jax.random.split(new_key(), 256), y, step_squared=0.5, spread=1.0, log_density=broken)
     assert np.all(np.asarray(state.y[:, 0]) <= 0.5)
     assert np.all(np.isfinite(state.y))
     assert np.mean(info.moved > 0) > 0.2
