@@ -34,9 +34,9 @@ def start(batch_size: int, *, split_cpu: bool = True) -> None:
     """Joins the job's other processes, if there are any, and splits a CPU into devices.
 
     One XLA:CPU device keeps little more than one core busy in a chain. So a CPU becomes as many devices
-    as divide the batch, up to its cores; JAX_NUM_CPU_DEVICES overrides it. Without `split_cpu` it stays one: the
-    many small sums over devices of a network for points can block each other. To be called before
-    anything else touches a device.
+    as divide the batch, up to its cores; JAX_NUM_CPU_DEVICES overrides it. Without `split_cpu` it stays
+    one: the many small sums over devices of a network for points can block each other. To be called
+    before anything else touches a device.
     """
     processes = _join()
     if jax.config.values["jax_num_cpu_devices"] == -1:  # JAX's own word for "not given"
