@@ -86,10 +86,10 @@ def test_an_accepted_step_is_the_unadjusted_one(new_key):
     # So small that the drift is not truncated and all is accepted; `mala` splits its keys in two.
     keys, y = jax.random.split(new_key(), 64), exact_draws(new_key(), 64)
     step_squared = jnp.full((64, 1), 1e-6)
-    state, info = mala(gaussian, step_squared=step_squared, spread=1.0)(keys, start(gaussian, y))
-    expected, expected_info = langevin.langevin(gaussian, step_squared=step_squared)(
-        noise.fold_in(keys, 0), y
-    )
+    adjusted = mala(gaussian, step_squared=step_squared, spread=1.0)
+    unadjusted = langevin.langevin(gaussian, step_squared=step_squared)
+    state, info = jax.jit(lambda keys, y: adjusted(keys, start(gaussian, y)))(keys, y)
+    expected, expected_info = jax.jit(lambda keys, y: unadjusted(noise.fold_in(keys, 0), y))(keys, y)
     np.testing.assert_allclose(state.y, expected, atol=1e-6)
     np.testing.assert_allclose(info.log_density, expected_info.log_density, rtol=1e-6)
     np.testing.assert_allclose(info.gradient_norm, expected_info.gradient_norm, rtol=1e-6)
