@@ -17,7 +17,7 @@ def get_config() -> Config:
     config.langevin.steps = 15  # K, per level
     config.optimizer.learning_rate = 3e-3  # thirty times the paper's, for so small a network
     config.optimizer.warmup_steps = 100
-    config.optimizer.decay = "cosine"  # to 0 at training.steps
+    config.optimizer.decay_steps = 4000  # learning rate 0 at the end
     config.training.steps = 4000
     config.training.ema_decay = 0.99  # of so short a run
     config.checkpoint.every = 1000  # steps

@@ -39,7 +39,7 @@ def train(config: Config, workdir: epath.Path, config_file: str) -> None:
     if saved.exists():
         configuration.refuse_changes(configuration.load(saved), config, str(workdir))
     source = open_data(config, f"python -m drl_jax prepare --config={config_file}")
-    devices.start(config.data.batch_size, split_cpu=config.network.name != "points")
+    devices.start(config.data.batch_size)
     placement = devices.place(config.data.batch_size)
     sampler = make_sampler(config, experiment)
     first = jax.process_index() == 0

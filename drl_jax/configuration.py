@@ -70,7 +70,7 @@ def base() -> Config:
     config.optimizer = ConfigDict()
     config.optimizer.learning_rate = 1e-4
     config.optimizer.warmup_steps = 1000  # linear from 0
-    config.optimizer.decay = "none"  # none, or cosine (to 0 at training.steps)
+    config.optimizer.decay_steps = placeholder(int)  # given: along a cosine to 0 at this step
     config.optimizer.beta1 = 0.9  # 0.5 for CelebA and LSUN-128
     config.optimizer.beta2 = 0.999
     config.optimizer.epsilon = 1e-7  # added to √v before bias correction, as TensorFlow does
@@ -195,7 +195,7 @@ _RULES = {
     "langevin.spread": _if_given(_number(1)),
     "optimizer.learning_rate": _number(0, without_low=True),
     "optimizer.warmup_steps": _number(0),
-    "optimizer.decay": _one_of("none", "cosine"),
+    "optimizer.decay_steps": _if_given(_number(1)),
     "optimizer.beta1": _number(0, 1),
     "optimizer.beta2": _number(0, 1),
     "optimizer.epsilon": _number(0),

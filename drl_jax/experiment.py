@@ -54,6 +54,11 @@ def build(config: Config) -> Experiment:
                 f"config.data.image_size={config.data.image_size} and "
                 f"config.network.multipliers={network['multipliers']}: {error}"
             ) from None
+    if config.langevin.spread is not None and config.langevin.noise_scale != 1:
+        raise UserError(
+            f"config.langevin.noise_scale={config.langevin.noise_scale} is not possible with "
+            f"config.langevin.spread={config.langevin.spread}: an adjusted chain's is 1"
+        )
     if config.network.name == "points":
         network["num_levels"] = config.levels.count
     try:
@@ -63,7 +68,7 @@ def build(config: Config) -> Experiment:
     return Experiment(
         network=_NETWORKS[config.network.name](**network),
         levels=levels,
-        optimizer=make_optimizer(**config.optimizer, num_steps=config.training.steps),
+        optimizer=make_optimizer(**config.optimizer),
         settings=Settings(
             langevin_steps=config.langevin.steps,
             power_iterations=config.spectral.iterations,

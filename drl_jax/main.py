@@ -1,7 +1,8 @@
 """The command line: COMMAND, then a config file with overrides, then a workdir."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple, NoReturn
 
 from absl import flags
@@ -97,31 +98,33 @@ def parse(argv: Sequence[str]) -> Arguments:
         for flag in ("--config=", "--workdir=")
     )
     saved = None if workdir is None else epath.Path(workdir) / configuration.FILE
-    if given is not None:
-        config_flags.DEFINE_config_file("config", lock_config=True, flag_values=known)
-    elif saved is not None and saved.exists():
-        config = configuration.load(saved)
-        config_flags.DEFINE_config_dict("config", config, lock_config=True, flag_values=known)
-    else:
-        where = "" if saved is None else f", and there is no {saved}"
-        raise UserError(f"--config is missing{where}: name a config file, as in --config=configs/digits.py")
+    with _as_the_program(argv):
+        if given is not None:
+            config_flags.DEFINE_config_file("config", lock_config=True, flag_values=known)
+        elif saved is not None and saved.exists():
+            config = configuration.load(saved)
+            config_flags.DEFINE_config_dict("config", config, lock_config=True, flag_values=known)
+        else:
+            where = "" if saved is None else f", and there is no {saved}"
+            raise UserError(f"--config is missing{where}: name a config file, as in --config=configs/digits.py")
 
-    try:
-        rest = _parse_as_the_program(known, argv)
-        config: Config = known["config"].value
-        config.keys()  # a file that could not be loaded says so only when it is used
-    except (flags.Error, AttributeError, OSError, TypeError, ValueError) as error:
-        raise UserError(_one_line(error, given)) from None
+        try:
+            rest = known(sys.argv)[1:]
+            config: Config = known["config"].value
+            config.keys()  # a file that could not be loaded says so only when it is used
+        except (flags.Error, AttributeError, OSError, TypeError, ValueError) as error:
+            raise UserError(_one_line(error, given)) from None
     if rest:
         raise UserError(f"{rest[0]!r} is not a flag; flags are written --config.KEY=VALUE")
     return Arguments(config, given or str(saved), workdir, bool(known["show"].value))
 
 
-def _parse_as_the_program(known: flags.FlagValues, argv: Sequence[str]) -> list[str]:
-    # config_flags looks for overrides in sys.argv itself.
+@contextmanager
+def _as_the_program(argv: Sequence[str]) -> Iterator[None]:
+    # config_flags looks for overrides in sys.argv itself, when it defines flags and when it parses them.
     before, sys.argv = sys.argv, ["drl-jax", *argv]
     try:
-        return known(sys.argv)[1:]
+        yield
     finally:
         sys.argv = before
 

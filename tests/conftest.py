@@ -7,8 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from drl_jax.parallel.devices import provide_threads
+
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 4)  # sharding is tested without accelerators
+provide_threads(4)
 jax.config.update("jax_numpy_rank_promotion", "raise")  # a missing axis is a bug, not a broadcast
 jax.config.update("jax_enable_compilation_cache", False)
 

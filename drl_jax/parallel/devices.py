@@ -1,7 +1,7 @@
 """Starting the devices, and placing arrays on all of them."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +9,10 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from drl_jax.errors import UserError
+
+AXIS = "data"  # of the mesh: examples are spread along it
+
+Step = Callable[[Any, Any], Any]
 
 
 class Placement(NamedTuple):
@@ -25,23 +29,55 @@ class Placement(NamedTuple):
         """The global batch of which `rows` is this process's contiguous part."""
         return jax.make_array_from_process_local_data(self.batched, rows)
 
+    def split(self, step: Step) -> Step:
+        """The compiled step(state, batch) -> state, run by each device on its part of the batch.
+
+        `step` sees the mesh's axis as `AXIS`, and its result must be the same on every device. The state is
+        donated.
+        """
+        parts = jax.shard_map(
+            step,
+            mesh=self.batched.mesh,
+            in_specs=(self.replicated.spec, self.batched.spec),
+            out_specs=self.replicated.spec,
+            check_vma=False,
+        )
+        return jax.jit(
+            parts,
+            in_shardings=(self.replicated, self.batched),
+            out_shardings=self.replicated,
+            donate_argnums=0,
+        )
+
     def replicate(self, tree):
         """A copy of every array on every device."""
         return jax.device_put(tree, self.replicated)
 
 
-def start(batch_size: int, *, split_cpu: bool = True) -> None:
+def start(batch_size: int) -> None:
     """Joins the job's other processes, if there are any, and splits a CPU into devices.
 
     One XLA:CPU device keeps little more than one core busy in a chain. So a CPU becomes as many devices
-    as divide the batch, up to its cores; JAX_NUM_CPU_DEVICES overrides it. Without `split_cpu` it stays
-    one: the many small sums over devices of a network for points can block each other. To be called
-    before anything else touches a device.
+    as divide the batch, up to its cores; JAX_NUM_CPU_DEVICES overrides it. To be called before anything
+    else touches a device.
     """
     processes = _join()
-    if jax.config.values["jax_num_cpu_devices"] == -1:  # JAX's own word for "not given"
-        most = _cores() if split_cpu else 1
-        jax.config.update("jax_num_cpu_devices", _divisor(batch_size // processes, most))
+    count = jax.config.values["jax_num_cpu_devices"]
+    if count == -1:  # JAX's own word for "not given"
+        count = _divisor(batch_size // processes, _cores())
+        jax.config.update("jax_num_cpu_devices", count)
+    provide_threads(count)
+
+
+def provide_threads(num_cpu_devices: int) -> None:
+    """Lets each of several CPU devices wait for the others without keeping them from their work.
+
+    All devices of a process share one pool of threads, as many as cores. One that waits in a sum over
+    devices holds a thread, and the work of another may need two (measured: with fewer than twice as many
+    threads as devices, training stops within seconds). XLA reads the pool's size from NPROC.
+    """
+    if num_cpu_devices > 1:
+        os.environ.setdefault("NPROC", str(max(_cores(), 2 * num_cpu_devices)))
 
 
 def _join() -> int:
@@ -77,7 +113,7 @@ def place(
     *,
     devices: Sequence[Any] | None = None,
 ) -> Placement:
-    """A mesh with one axis, `data`, over all devices of all processes, or over `devices`.
+    """A mesh with one axis, `AXIS`, over all devices of all processes, or over `devices`.
 
     Raises UserError, naming the config's `key`, if the batch does not divide over them.
     """
@@ -91,9 +127,9 @@ def place(
             f"{below}{(per_device + 1) * count}"
         )
     # jax.make_mesh would default to Explicit axes; here the compiler places what is inside a step.
-    mesh = jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+    mesh = jax.make_mesh((count,), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
     return Placement(
-        batched=NamedSharding(mesh, PartitionSpec("data")),
+        batched=NamedSharding(mesh, PartitionSpec(AXIS)),
         replicated=NamedSharding(mesh, PartitionSpec()),
     )
 

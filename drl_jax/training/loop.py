@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 
 from drl_jax.experiment import Experiment
-from drl_jax.parallel.devices import Placement
+from drl_jax.parallel.devices import AXIS, Placement
 from drl_jax.reporting.progress import Progress
 from drl_jax.reporting.records import open_records
 from drl_jax.sampling import Weights
@@ -53,13 +53,10 @@ def train(
             state = init_state(experiment, placement, seed)
 
         began = time.monotonic()
-        step_function = jax.jit(
+        step_function = placement.split(
             make_train_step(
-                experiment.network, experiment.levels, experiment.optimizer, experiment.settings
-            ),
-            in_shardings=(placement.replicated, placement.batched),
-            out_shardings=placement.replicated,
-            donate_argnums=0,
+                experiment.network, experiment.levels, experiment.optimizer, experiment.settings, axis=AXIS
+            )
         )
         progress = Progress(num_steps, batch_size)
         with open_records(workdir, start) as records:

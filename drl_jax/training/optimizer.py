@@ -1,33 +1,29 @@
 """Adam as the authors ran it, and the schedules around it."""
 
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 import optax
-
-Decay = Literal["none", "cosine"]
 
 
 def make_optimizer(
     *,
     learning_rate: float = 1e-4,
     warmup_steps: int = 1000,
-    decay: Decay = "none",
-    num_steps: int = 0,
+    decay_steps: int | None = None,
     beta1: float = 0.9,
     beta2: float = 0.999,
     epsilon: float = 1e-7,
     clip_norm: float | None = None,
 ) -> optax.GradientTransformation:
-    """Adam with a linear warm-up from 0 (the first update moves nothing) and, if asked for, decay to 0
-    along a cosine over `num_steps` and gradients clipped to a global norm. The defaults are the paper's.
+    """Adam with a linear warm-up from 0 (the first update moves nothing) and, if asked for, decay along a
+    cosine that reaches 0 at `decay_steps`, and gradients clipped to a global norm. The defaults are the
+    paper's.
     """
 
     def schedule(count):
         warm = jnp.minimum(1.0, count / warmup_steps) if warmup_steps else 1.0
-        if decay == "cosine":
-            warm = warm * 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(1.0, count / num_steps)))
+        if decay_steps is not None:
+            warm = warm * 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(1.0, count / decay_steps)))
         return learning_rate * warm
 
     return optax.chain(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from flax import struct
+from jax.flatten_util import ravel_pytree
 
 from drl_jax import spectral
 from drl_jax.noise import Levels, diffuse, fold_in
@@ -93,12 +94,23 @@ def init_state(
 
 
 def make_train_step(
-    network: nn.Module, levels: Levels, optimizer: optax.GradientTransformation, settings: Settings
+    network: nn.Module,
+    levels: Levels,
+    optimizer: optax.GradientTransformation,
+    settings: Settings,
+    *,
+    axis: str | None = None,
 ) -> Callable[[TrainState, Batch], TrainState]:
-    """Returns step(state, x [batch, *shape]) -> state. Algorithm 1 of the paper."""
+    """Returns step(state, x [batch, *shape]) -> state. Algorithm 1 of the paper.
+
+    Under `jax.shard_map` over a mesh's `axis`, x is this device's part of the batch, and the parts follow
+    each other in the order of the axis; without, x is the whole batch.
+    """
 
     def train_step(state: TrainState, x: Batch) -> TrainState:
-        keys = example_keys(jax.random.fold_in(state.key, state.step), x.shape[0])
+        parts, part = (1, 0) if axis is None else (jax.lax.axis_size(axis), jax.lax.axis_index(axis))
+        rows = x.shape[0]
+        keys = example_keys(jax.random.fold_in(state.key, state.step), rows, part * rows)
         t = jax.vmap(lambda key: jax.random.randint(key, (), 0, levels.count))(fold_in(keys, 0))
         x_t, x_next = diffuse(fold_in(keys, 1), x, t, levels)
 
@@ -121,10 +133,8 @@ def make_train_step(
             return value + settings.energy_penalty * penalty, (positive, negative)
 
         gradients, (positive, negative) = jax.grad(loss, has_aux=True)(state.params)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-
         weight = jnp.asarray(levels.weight, positive.dtype)[t]
+        of_level = jax.nn.one_hot(t, levels.count)
         seen = Totals(
             count=jnp.ones_like(positive),
             loss=weight * (negative - positive),
@@ -133,7 +143,12 @@ def make_train_step(
             moved=info.moved.sum(axis=0),
             gradient=info.gradient_norm[-1],
         )
-        of_level = jax.nn.one_hot(t, levels.count)
+        seen = jax.tree.map(lambda value: value @ of_level, seen)
+        gradients = jax.tree.map(lambda mean: mean / parts, gradients)
+        gradients, seen = summed((gradients, seen))
+
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
         return TrainState(
             step=state.step + 1,
             key=state.key,
@@ -142,8 +157,15 @@ def make_train_step(
             opt_state=opt_state,
             ema_params=averaged(state.ema_params, params),
             ema_vectors=averaged(state.ema_vectors, vectors),
-            totals=jax.tree.map(lambda total, value: total + value @ of_level, state.totals, seen),
+            totals=jax.tree.map(jnp.add, state.totals, seen),
         )
+
+    def summed(tree):
+        if axis is None:
+            return tree
+        # As one vector: one wait for the other devices instead of one per parameter.
+        flat, unravel = ravel_pytree(tree)
+        return unravel(jax.lax.psum(flat, axis))
 
     def normalized(params, vectors):
         return spectral.normalize(params, vectors, iterations=settings.power_iterations)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax
 import pytest
 
 from drl_jax.main import main
@@ -14,6 +15,16 @@ class Outcome:
 
     def __init__(self, code, printed):
         self.code, self.out, self.err = code, printed.out, printed.err
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _compiled_programs_are_shared(tmp_path_factory):
+    """As a user's second start finds them: runs of the same program compile it once."""
+    jax.config.update("jax_enable_compilation_cache", True)
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    yield
+    jax.config.update("jax_enable_compilation_cache", False)
 
 
 @pytest.fixture

@@ -17,9 +17,6 @@ from drl_jax.training.checkpoints import open_checkpoints
 from tests.program.conftest import CONFIGS, small
 
 DIGITS = ["--config=digits.py", *small(levels__count=3)]
-# Several sums over devices in one program can block each other when four virtual devices share two cores, and
-# a run then stands still. Until that is mended these tests are run by hand, one at a time: -m slow.
-pytestmark = pytest.mark.slow
 WALL_CLOCK = ("steps_per_second",)
 
 
@@ -51,7 +48,7 @@ def test_a_run_stopped_and_continued_is_the_run(program, tmp_path, data_dir):
     assert first.code == 0
     # The same line again, with the workdir's own config and more steps.
     second = program("train", f"--workdir={parts}", "--config.training.steps=4")
-    assert second.code == 0
+    assert second.code == 0, second.err
     assert "continuing from step 2" in second.out
 
     (a, position_a), (b, position_b) = state_of(whole), state_of(parts)

@@ -52,7 +52,7 @@ def test_warm_up_starts_at_zero_and_is_linear():
 
 
 def test_cosine_ends_at_zero():
-    optimizer = make_optimizer(learning_rate=1.0, warmup_steps=0, decay="cosine", num_steps=4)
+    optimizer = make_optimizer(learning_rate=1.0, warmup_steps=0, decay_steps=4)
     steps = -np.diff(np.append(0.0, run(optimizer, np.ones(6))))
     expected = [0.5 * (1 + np.cos(np.pi * min(1, n / 4))) for n in range(6)]
     np.testing.assert_allclose(steps, expected, atol=TOLERANCE)

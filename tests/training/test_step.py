@@ -9,7 +9,7 @@ import pytest
 from drl_jax import spectral
 from drl_jax.networks import ResidualEnergy
 from drl_jax.noise import make_levels
-from drl_jax.parallel.devices import place
+from drl_jax.parallel.devices import AXIS, place
 from drl_jax.training.step import Settings, TrainState, example_keys, init_state, make_train_step
 
 LEVELS = make_levels(6)
@@ -26,15 +26,11 @@ def initial() -> TrainState:
 def run(num_devices: int, num_steps: int = 3) -> list[TrainState]:
     """The states after each step, with the batch on `num_devices` devices."""
     placement = place(8, devices=jax.devices()[:num_devices])
-    step = jax.jit(
-        make_train_step(NETWORK, LEVELS, SGD, SETTINGS),
-        in_shardings=(placement.replicated, placement.batched),
-        out_shardings=placement.replicated,
-    )
+    step = placement.split(make_train_step(NETWORK, LEVELS, SGD, SETTINGS, axis=AXIS))
     state, states = placement.replicate(initial()), []
     for _ in range(num_steps):
         state = step(state, placement.batch(BATCH))
-        states.append(state)
+        states.append(jax.tree.map(jnp.copy, state))  # the next step takes the state's own buffers
     return states
 
 
