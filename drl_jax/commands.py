@@ -24,6 +24,8 @@ from drl_jax.training.checkpoints import open_checkpoints
 from drl_jax.training.loop import init_state
 from drl_jax.training.loop import train as run_training
 
+SCORES = "scores.json"  # of the last step, in the workdir
+
 
 def start() -> None:
     """Settings of JAX for every command. Compiled programs are kept, so that a second start is quick."""
@@ -66,7 +68,7 @@ def train(config: Config, workdir: epath.Path, config_file: str) -> None:
             source=source if config.evaluation.metric == "frechet_pixels" else None,
         )
     began = time.monotonic()
-    state = run_training(
+    state, scores = run_training(
         experiment,
         batches(
             source,
@@ -90,16 +92,17 @@ def train(config: Config, workdir: epath.Path, config_file: str) -> None:
     )
     seconds = time.monotonic() - began
     say(f"done in {seconds:.0f} s; samples in {workdir / 'samples'}")
-    if config.evaluation.metric != "none":
-        untrained = init_state(experiment, placement, config.training.seed)
-        scores = {
-            **evaluate(config.training.steps, Weights(state.ema_params, state.ema_vectors)),
-            **evaluate.reference(Weights(untrained.ema_params, untrained.ema_vectors)),
-        }
-        for name, value in scores.items():
-            say(f"{name:<36} {value:.4f}")
-        if first:
-            (workdir / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
+    written = workdir / SCORES
+    if config.evaluation.metric == "none" or (scores is None and written.exists()):
+        return
+    if scores is None:  # the run was stopped between its last checkpoint and here
+        scores = evaluate(config.training.steps, Weights(state.ema_params, state.ema_vectors))
+    untrained = init_state(experiment, placement, config.training.seed)
+    scores = {**scores, **evaluate.reference(Weights(untrained.ema_params, untrained.ema_vectors))}
+    for name, value in scores.items():
+        say(f"{name:<36} {value:.4f}")
+    if first:
+        written.write_text(json.dumps(scores, indent=1) + "\n")
 
 
 def sample(config: Config, workdir: epath.Path) -> None:
@@ -163,7 +166,7 @@ def _overview(config: Config, experiment: Experiment, examples: int) -> str:
     return "\n".join(
         [
             table,
-            f"{experiment.levels.count} levels, {config.langevin.steps} Langevin steps each; "
+            f"{experiment.levels.num_levels} levels, {config.langevin.steps} Langevin steps each; "
             f"{examples} examples of {config.data.name}, {config.data.batch_size} a step",
             f"runs on {devices.describe()}",
         ]

@@ -97,7 +97,7 @@ class PointEvaluation(NamedTuple):
     def _maps(self, weights: Weights) -> list[Maps]:
         f = bind(self.experiment.network, weights.normalized())
         levels = self.experiment.levels
-        return [level_maps(f, levels, self.density, t) for t in range(levels.count)]
+        return [level_maps(f, levels, self.density, t) for t in range(levels.num_levels)]
 
 
 def _vectors(pictures: np.ndarray) -> np.ndarray:

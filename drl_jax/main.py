@@ -70,7 +70,9 @@ def run(argv: Sequence[str]) -> None:
     if command == "prepare":
         commands.prepare(config)
         return
-    folder = epath.Path(workdir or "")
+    folder = epath.Path(workdir or "").expanduser()
+    if not folder.is_absolute():  # Orbax takes no relative path; gs://… is absolute
+        folder = folder.absolute()
     if command == "train":
         commands.train(config, folder, arguments.config_file)
     else:
@@ -106,7 +108,9 @@ def parse(argv: Sequence[str]) -> Arguments:
             config_flags.DEFINE_config_dict("config", config, lock_config=True, flag_values=known)
         else:
             where = "" if saved is None else f", and there is no {saved}"
-            raise UserError(f"--config is missing{where}: name a config file, as in --config=configs/digits.py")
+            raise UserError(
+                f"--config is missing{where}: name a config file, as in --config=configs/digits.py"
+            )
 
         try:
             rest = known(sys.argv)[1:]

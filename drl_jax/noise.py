@@ -45,7 +45,7 @@ class Levels(NamedTuple):
     weight: np.ndarray
 
     @property
-    def count(self) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def num_levels(self) -> int:
         """T, the number of energy models."""
         return len(self.step_squared)
 

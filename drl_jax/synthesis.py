@@ -29,7 +29,7 @@ def synthesize(
     step [T, K, batch]). What a caller under jit does not use is not computed.
     """
     like = jax.ShapeDtypeStruct((len(keys), *shape), jnp.float32)
-    x = standard_normal(fold_in(keys, levels.count), like)
+    x = standard_normal(fold_in(keys, levels.num_levels), like)
 
     def level(x, t):
         every = jnp.full(keys.shape, t)
@@ -45,5 +45,5 @@ def synthesize(
         )
         return x, (x, info)
 
-    x_0, (process, info) = jax.lax.scan(level, x, jnp.arange(levels.count)[::-1])
+    x_0, (process, info) = jax.lax.scan(level, x, jnp.arange(levels.num_levels)[::-1])
     return x_0, jnp.concatenate([x[None], process]), info

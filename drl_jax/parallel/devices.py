@@ -12,7 +12,6 @@ from drl_jax.errors import UserError
 
 AXIS = "data"  # of the mesh: examples are spread along it
 
-Step = Callable[[Any, Any], Any]
 
 
 class Placement(NamedTuple):
@@ -29,7 +28,7 @@ class Placement(NamedTuple):
         """The global batch of which `rows` is this process's contiguous part."""
         return jax.make_array_from_process_local_data(self.batched, rows)
 
-    def split(self, step: Step) -> Step:
+    def split(self, step: Callable[[Any, Any], Any]) -> jax.stages.Wrapped:
         """The compiled step(state, batch) -> state, run by each device on its part of the batch.
 
         `step` sees the mesh's axis as `AXIS`, and its result must be the same on every device. The state is

@@ -35,8 +35,10 @@ def train(
     evaluate_every: int,
     keep: int,
     say: Say,
-) -> TrainState:
+) -> tuple[TrainState, Mapping[str, float] | None]:
     """Trains to `num_steps`, from the newest checkpoint in `workdir` if there is one.
+
+    Returns the last state and its scores; None for the scores if there was nothing left to train.
 
     A run is a function of (config, seed), however often it is interrupted: the state holds its root key
     and its sums, the checkpoint the position in `data`.
@@ -52,6 +54,7 @@ def train(
         else:
             state = init_state(experiment, placement, seed)
 
+        scores = None
         began = time.monotonic()
         step_function = placement.split(
             make_train_step(
@@ -73,7 +76,7 @@ def train(
                     speed, left = progress.speed(step)
                     say(progress.line(step, values["loss"], speed, left))
                     records.write(step, {**values, "steps_per_second": speed})
-                    zeros = Totals.zeros(experiment.levels.count)
+                    zeros = Totals.zeros(experiment.levels.num_levels)
                     state = state.replace(totals=placement.replicate(zeros))
                 if step % evaluate_every == 0 or last:
                     with progress.pause():
@@ -83,7 +86,7 @@ def train(
                             records.write(step, scores)
                 if step % save_every == 0 or last:
                     checkpoints.save(step, state, data.get_state())
-    return state
+    return state, scores
 
 
 def init_state(experiment: Experiment, placement: Placement, seed: int) -> TrainState:

@@ -89,7 +89,7 @@ def init_state(
         # Copies: donation refuses one buffer in two places.
         ema_params=jax.tree.map(jnp.copy, params),
         ema_vectors=jax.tree.map(jnp.copy, vectors),
-        totals=Totals.zeros(levels.count),
+        totals=Totals.zeros(levels.num_levels),
     )
 
 
@@ -111,7 +111,7 @@ def make_train_step(
         parts, part = (1, 0) if axis is None else (jax.lax.axis_size(axis), jax.lax.axis_index(axis))
         rows = x.shape[0]
         keys = example_keys(jax.random.fold_in(state.key, state.step), rows, part * rows)
-        t = jax.vmap(lambda key: jax.random.randint(key, (), 0, levels.count))(fold_in(keys, 0))
+        t = jax.vmap(lambda key: jax.random.randint(key, (), 0, levels.num_levels))(fold_in(keys, 0))
         x_t, x_next = diffuse(fold_in(keys, 1), x, t, levels)
 
         # Weights do not move during the chain, so one normalisation serves all its steps.
@@ -134,7 +134,7 @@ def make_train_step(
 
         gradients, (positive, negative) = jax.grad(loss, has_aux=True)(state.params)
         weight = jnp.asarray(levels.weight, positive.dtype)[t]
-        of_level = jax.nn.one_hot(t, levels.count)
+        of_level = jax.nn.one_hot(t, levels.num_levels)
         seen = Totals(
             count=jnp.ones_like(positive),
             loss=weight * (negative - positive),

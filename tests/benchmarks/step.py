@@ -22,7 +22,7 @@ from drl_jax.experiment import Experiment, build
 from drl_jax.main import parse
 from drl_jax.networks import convolution, layers
 from drl_jax.parallel import devices
-from drl_jax.parallel.devices import Placement
+from drl_jax.parallel.devices import AXIS, Placement
 from drl_jax.sampling import Sampler, Weights
 from drl_jax.training.loop import init_state
 from drl_jax.training.step import make_train_step
@@ -86,11 +86,10 @@ def ceiling(shapes: list[Shape], placement: Placement, batch: int, steps: int) -
 def step_seconds(experiment: Experiment, placement: Placement, batch: int) -> tuple[float, float]:
     """(compile seconds, seconds of a step)."""
     state = init_state(experiment, placement, 0)
-    function = jax.jit(
-        make_train_step(experiment.network, experiment.levels, experiment.optimizer, experiment.settings),
-        in_shardings=(placement.replicated, placement.batched),
-        out_shardings=placement.replicated,
-        donate_argnums=0,
+    function = placement.split(
+        make_train_step(
+            experiment.network, experiment.levels, experiment.optimizer, experiment.settings, axis=AXIS
+        )
     )
     x = placement.batch(np.random.default_rng(0).standard_normal((batch, *experiment.shape), np.float32))
     start = time.perf_counter()
@@ -134,7 +133,7 @@ def main() -> None:
     )
     weights = Weights(state.ema_params, state.ema_vectors)
     sampling = median(lambda: list(sampler.batches(weights, batch)))
-    rows.append((f"{batch} samples, {experiment.levels.count * steps} gradients", f"{sampling:.3f} s"))
+    rows.append((f"{batch} samples, {experiment.levels.num_levels * steps} gradients", f"{sampling:.3f} s"))
 
     layers.convolve = convolution._plain
     _, plain = step_seconds(experiment, placement, batch)

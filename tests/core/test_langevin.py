@@ -171,7 +171,7 @@ def test_moments_of_a_recovery_chain(t, noise_scale, new_key):
 def moments_of_synthesis(levels, model, num_steps, noise_scale):
     """The exact mean and covariance of x_0: each level is a linear map of x_{t+1} plus noise."""
     mean, covariance = np.zeros(2), EYE
-    for t in reversed(range(levels.count)):
+    for t in reversed(range(levels.num_levels)):
         precision, at_zero = posterior(levels, model, t, np.zeros(2))
         shrink, added = after(num_steps, precision, levels.step_squared[t])
         tether = levels.tether[t] / levels.sigma[t + 1] ** 2

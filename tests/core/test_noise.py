@@ -24,7 +24,7 @@ def test_rule_of_the_stretched_chain(count):
     levels = noise.make_levels(count)
     np.testing.assert_allclose(levels.a, a, rtol=1e-12, atol=0)
     # No level is empty: each adds noise.
-    assert levels.count == count
+    assert levels.num_levels == count
     assert np.all(levels.sigma > 0)
 
 
