@@ -11,9 +11,9 @@ from drl_jax.data.sources import Source
 from drl_jax.experiment import Experiment
 from drl_jax.metrics.frechet import frechet_distance
 from drl_jax.metrics.planar import Maps, level_maps
+from drl_jax.networks import bind
 from drl_jax.reporting import pictures
 from drl_jax.sampling import Sampler, Weights
-from drl_jax.training.step import bind
 
 
 class Evaluation(Protocol):

@@ -8,9 +8,10 @@ import numpy as np
 
 from drl_jax import spectral
 from drl_jax.experiment import Experiment
+from drl_jax.networks import bind
 from drl_jax.parallel.devices import Placement
 from drl_jax.synthesis import synthesize
-from drl_jax.training.step import bind, example_keys
+from drl_jax.training.step import example_keys
 from drl_jax.types import Tree
 
 

@@ -12,25 +12,28 @@ from drl_jax.data.densities import Density
 from drl_jax.data.pipeline import to_uint8
 from drl_jax.metrics import planar
 
-SHOWN = 144  # pictures in a grid, at most
+SHOWN = 100  # pictures in a grid, at most
 STRIPS = 8  # pictures whose process is shown, at most
+WIDTH = 640  # pixels that a grid of small pictures is enlarged to, about
 
 Pictures = UInt8[np.ndarray, "n height width colors"]
 
 
 def save_grid(pictures: Pictures, path: epath.PathLike, *, columns: int | None = None) -> None:
-    """Pictures side by side, row by row; small ones enlarged by a whole factor to be seen."""
+    """Pictures side by side, row by row; small ones enlarged by a whole factor, smoothly, to be seen."""
     if columns is None:
         pictures = pictures[:SHOWN]
         columns = int(np.ceil(np.sqrt(len(pictures))))
+    factor = max(1, round(WIDTH / (columns * 1.1 * pictures.shape[2])))
+    pictures = np.stack([_enlarged(picture, factor) for picture in pictures])
     n, height, width, colors = pictures.shape
     rows = -(-n // columns)
-    gap = max(1, width // 16)
+    gap = max(1, width // 10)
     sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, colors), 255, np.uint8)
     for i, picture in enumerate(pictures):
         top, left = (gap + (i // columns) * (height + gap), gap + (i % columns) * (width + gap))
         sheet[top : top + height, left : left + width] = picture
-    _save(sheet, path, enlarge=max(1, round(480 / sheet.shape[1])))
+    _save(sheet, path)
 
 
 def save_process(process: Float[np.ndarray, "levels n *shape"], path: epath.PathLike) -> None:
@@ -47,7 +50,7 @@ def save_maps(rows: Sequence[Sequence[Float[np.ndarray, "side side"]]], path: ep
         panels = [color(np.flipud(m.T) / max(m.max(), 1e-300))[..., :3] for m in row]
         framed = [np.pad(panel, ((3, 3), (3, 3), (0, 0)), constant_values=1) for panel in panels]
         lines.append(np.concatenate(framed, axis=1))
-    _save((np.concatenate(lines) * 255).astype(np.uint8), path, enlarge=1)
+    _save((np.concatenate(lines) * 255).astype(np.uint8), path)
 
 
 def save_points(points: Float[np.ndarray, "n 2"], density: Density, path: epath.PathLike) -> None:
@@ -57,8 +60,14 @@ def save_points(points: Float[np.ndarray, "n 2"], density: Density, path: epath.
     save_maps([[true, counts]], path)
 
 
-def _save(sheet: UInt8[np.ndarray, "height width colors"], path: epath.PathLike, *, enlarge: int) -> None:
-    sheet = sheet.repeat(enlarge, axis=0).repeat(enlarge, axis=1)
+def _enlarged(picture: UInt8[np.ndarray, "h w colors"], factor: int) -> UInt8[np.ndarray, "h2 w2 colors"]:
+    height, width, colors = picture.shape
+    size = (width * factor, height * factor)
+    bands = (Image.fromarray(picture[..., i]).resize(size, Image.Resampling.BICUBIC) for i in range(colors))
+    return np.stack([np.asarray(band) for band in bands], axis=-1)
+
+
+def _save(sheet: UInt8[np.ndarray, "height width colors"], path: epath.PathLike) -> None:
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:

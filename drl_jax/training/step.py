@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +12,10 @@ from flax import struct
 from jax.flatten_util import ravel_pytree
 
 from drl_jax import spectral
+from drl_jax.networks import bind
 from drl_jax.noise import Levels, diffuse, fold_in
 from drl_jax.recovery import draw, objective
-from drl_jax.types import Batch, Keys, Leaf, Network, Tree
+from drl_jax.types import Batch, Keys, Leaf, Tree
 
 
 class Totals(struct.PyTreeNode):
@@ -179,8 +180,3 @@ def make_train_step(
 def example_keys(key: jax.Array, count: int, first: int | jax.Array = 0) -> Keys:
     """One key for each of examples first … first + count − 1."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(count))
-
-
-def bind(network: nn.Module, params: Tree) -> Network:
-    """f(y, t) of a network with these (normalised) parameters."""
-    return lambda y, t: cast(jax.Array, network.apply({"params": params}, y, t))

@@ -21,6 +21,7 @@ from flax import linen as nn
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from drl_jax import energy, noise, recovery, synthesis
+from drl_jax.networks import bind
 from drl_jax.networks.residual import ResidualEnergy
 from drl_jax.samplers import langevin
 
@@ -306,8 +307,7 @@ def test_devices_that_share_a_chain_have_nothing_to_say(new_key, draw_parameters
     keys = jax.random.split(new_key(), 8)
 
     def chain(params, keys, t, x_next):
-        f = lambda y, t: net.apply({"params": params}, y, t)
-        return recovery.draw(keys, f, levels, t, x_next, num_steps=5)[0]
+        return recovery.draw(keys, bind(net, params), levels, t, x_next, num_steps=5)[0]
 
     ends = []
     for count in (1, 4):

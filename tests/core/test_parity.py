@@ -18,6 +18,7 @@ from flax import linen as nn
 import drl_jax.networks.residual as residual_module
 import drl_jax.samplers.langevin as langevin_module
 from drl_jax import energy, noise, recovery, spectral
+from drl_jax.networks import bind
 from drl_jax.networks.layers import embed_level
 from tests.golden import authors
 
@@ -292,7 +293,7 @@ def test_chain_of_a_network_normalised_once(dtype, tolerance, replay, request):
             normal, _ = spectral.normalize(params, vectors)
             return recovery.draw(
                 keys,
-                lambda y, t: RELU.apply({"params": normal}, y, t),
+                bind(RELU, normal),
                 LEVELS,
                 jnp.asarray(given["t"]),
                 x_next,
@@ -317,7 +318,7 @@ def test_chain_whose_vectors_move_at_every_call(float64, replay):
             y, vectors = carry
             normal, vectors = spectral.normalize(params, vectors)
             kernel = langevin_module.langevin(
-                energy.recovery(lambda y, t: RELU.apply({"params": normal}, y, t), LEVELS, t, x_next),
+                energy.recovery(bind(RELU, normal), LEVELS, t, x_next),
                 step_squared=noise.at(LEVELS.step_squared, t, x_next),
                 noise_scale=0.99,
             )
@@ -345,7 +346,7 @@ def loss_and_gradient(dtype):
     def loss(params, vectors):
         normal, _ = spectral.normalize(params, vectors)
         return recovery.objective(
-            lambda y, t: RELU.apply({"params": normal}, y, t),
+            bind(RELU, normal),
             LEVELS,
             jnp.asarray(given["t"]),
             x_positive,
