@@ -18,6 +18,7 @@ from drl_jax.errors import UserError
 from drl_jax.evaluation import Evaluation, PictureEvaluation, PointEvaluation
 from drl_jax.experiment import Experiment, build, open_data
 from drl_jax.parallel import devices
+from drl_jax.parallel.devices import Placement
 from drl_jax.reporting import pictures
 from drl_jax.sampling import Sampler, Weights
 from drl_jax.training.checkpoints import open_checkpoints
@@ -43,7 +44,7 @@ def train(config: Config, workdir: epath.Path, config_file: str) -> None:
     source = open_data(config, f"python -m drl_jax prepare --config={config_file}")
     devices.start(config.data.batch_size)
     placement = devices.place(config.data.batch_size)
-    sampler = make_sampler(config, experiment)
+    sampler = make_sampler(config, experiment, placement)
     first = jax.process_index() == 0
     say = _say if first else _say_nothing
     if first:
@@ -112,9 +113,9 @@ def sample(config: Config, workdir: epath.Path) -> None:
     if not saved.exists():
         raise UserError(f"--workdir={workdir} holds no run: there is no {saved}; train one first")
     configuration.refuse_changes(configuration.load(saved), config, str(workdir))
-    devices.start(config.evaluation.batch_size)
-    placement = devices.place(config.evaluation.batch_size, "evaluation.batch_size")
-    sampler = make_sampler(config, experiment)
+    devices.start()
+    placement = devices.place()
+    sampler = make_sampler(config, experiment, placement)
     with open_checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep) as checkpoints:
         if checkpoints.latest_step is None:
             raise UserError(f"--workdir={workdir} holds no checkpoint yet; train longer")
@@ -147,11 +148,11 @@ def prepare(config: Config) -> None:
     _say(prepare_data(config.data.name, data_dir=config.data.data_dir, path=config.data.path))
 
 
-def make_sampler(config: Config, experiment: Experiment) -> Sampler:
+def make_sampler(config: Config, experiment: Experiment, placement: Placement) -> Sampler:
     """The sampler of `config.evaluation`, on all devices."""
     return Sampler(
         experiment,
-        devices.place(config.evaluation.batch_size, "evaluation.batch_size"),
+        placement,
         batch_size=config.evaluation.batch_size,
         seed=config.evaluation.seed,
         num_steps=config.langevin.steps,

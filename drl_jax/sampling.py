@@ -28,7 +28,7 @@ class Weights(NamedTuple):
 
 class Sampler:
     """Draws example i = 0, 1, … as a function of (weights, seed, i): neither the batch size nor the
-    number of devices or processes changes it."""
+    number of devices or processes changes it. Batches are rounded up to a multiple of the devices."""
 
     def __init__(
         self,
@@ -41,6 +41,7 @@ class Sampler:
         noise_scale: float,
         spread: float | None,
     ):
+        batch_size += -batch_size % placement.num_devices
         self._placement, self._batch_size, self._seed = placement, batch_size, seed
 
         def draw(key, weights, first):

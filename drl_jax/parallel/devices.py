@@ -53,12 +53,12 @@ class Placement(NamedTuple):
         return jax.device_put(tree, self.replicated)
 
 
-def start(batch_size: int) -> None:
+def start(batch_size: int = 0) -> None:
     """Joins the job's other processes, if there are any, and splits a CPU into devices.
 
     One XLA:CPU device keeps little more than one core busy in a chain. So a CPU becomes as many devices
-    as divide the batch, up to its cores; JAX_NUM_CPU_DEVICES overrides it. To be called before anything
-    else touches a device.
+    as divide the batch (0: any number does), up to its cores; JAX_NUM_CPU_DEVICES overrides it. To be
+    called before anything else touches a device.
     """
     processes = _join()
     count = jax.config.values["jax_num_cpu_devices"]
@@ -107,14 +107,13 @@ def _join() -> int:
 
 
 def place(
-    batch_size: int,
-    key: str = "data.batch_size",
+    batch_size: int = 0,
     *,
     devices: Sequence[Any] | None = None,
 ) -> Placement:
     """A mesh with one axis, `AXIS`, over all devices of all processes, or over `devices`.
 
-    Raises UserError, naming the config's `key`, if the batch does not divide over them.
+    Raises UserError, naming config.data.batch_size, if the batch does not divide over them.
     """
     devices = jax.devices() if devices is None else devices
     count = len(devices)
@@ -122,7 +121,7 @@ def place(
     if remainder:
         below = f"{per_device * count} or " if per_device else ""
         raise UserError(
-            f"config.{key}={batch_size} does not divide over {count} devices; nearest: "
+            f"config.data.batch_size={batch_size} does not divide over {count} devices; nearest: "
             f"{below}{(per_device + 1) * count}"
         )
     # jax.make_mesh would default to Explicit axes; here the compiler places what is inside a step.
@@ -144,7 +143,7 @@ def describe() -> str:
 
 
 def _divisor(batch_size: int, most: int) -> int:
-    return next(n for n in range(max(1, min(most, batch_size)), 0, -1) if batch_size % n == 0)
+    return next(n for n in range(most, 0, -1) if batch_size % n == 0)
 
 
 def _cores() -> int:

@@ -46,10 +46,6 @@ MISTAKES = {
         ["train", DIGITS, "--workdir={dir}", "--config.data.batch_size=6"],
         ["config.data.batch_size=6", "4 devices", "4 or 8"],
     ),
-    "samples over devices": (
-        ["train", DIGITS, "--workdir={dir}", "--config.evaluation.batch_size=3"],
-        ["config.evaluation.batch_size=3", "4 devices"],
-    ),
     "pictures to a network for points": (
         ["train", "--config=points.py", "--workdir={dir}", "--config.data.name=digits"],
         ["config.network.name='points'", "config.data.name='digits'"],

@@ -114,6 +114,8 @@ def test_sampling_from_a_run(program, tmp_path, data_dir):
     # Sample i is a function of (weights, seed, i): the batch does not matter.
     eight = ["--config.evaluation.num_samples=8", "--config.evaluation.batch_size=8"]
     np.testing.assert_array_equal(samples(*eight)[:5], five)
+    # … nor whether it divides over the four devices.
+    np.testing.assert_array_equal(samples(*eight[:1], "--config.evaluation.batch_size=3")[:5], five)
     assert (samples(*eight, "--config.evaluation.seed=1")[:5] != five).any()
 
 
