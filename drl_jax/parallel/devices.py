@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
@@ -49,8 +50,14 @@ class Placement(NamedTuple):
         )
 
     def replicate(self, tree):
-        """A copy of every array on every device."""
-        return jax.device_put(tree, self.replicated)
+        """A copy of every array on every device; all processes must give the same."""
+
+        def put(x):
+            if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+                return jax.random.wrap_key_data(put(jax.random.key_data(x)))
+            return jax.make_array_from_process_local_data(self.replicated, np.asarray(x))
+
+        return jax.tree.map(put, tree)
 
 
 def start(batch_size: int = 0) -> None:
