@@ -1,8 +1,11 @@
 """The commands of the program: each puts an experiment together and runs it."""
 
+import io
 import json
 import os
+import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import jax
@@ -10,19 +13,23 @@ import numpy as np
 from clu import parameter_overview
 from etils import epath
 
-from drl_jax import configuration
+from drl_jax import configuration, storage
 from drl_jax.configuration import Config
 from drl_jax.data import densities
 from drl_jax.data.pipeline import batches, to_uint8
+from drl_jax.data.sources import Source
 from drl_jax.errors import UserError
 from drl_jax.evaluation import Evaluation, PictureEvaluation, PointEvaluation
 from drl_jax.experiment import Experiment, build, open_data
 from drl_jax.parallel import devices
-from drl_jax.parallel.devices import Placement
-from drl_jax.reporting import pictures
+from drl_jax.parallel.devices import Placement, everywhere
+from drl_jax.parallel.stopping import Stop
+from drl_jax.reporting import pictures, provenance
+from drl_jax.reporting.records import Nowhere, open_records
 from drl_jax.sampling import Sampler, Weights
-from drl_jax.training.checkpoints import open_checkpoints
-from drl_jax.training.loop import init_state
+from drl_jax.training.checkpoints import FOLDER, Keep, load, open_checkpoints
+from drl_jax.training.guard import Limits
+from drl_jax.training.loop import Run, Schedule, init_state
 from drl_jax.training.loop import train as run_training
 
 SCORES = "scores.json"  # of the last step, in the workdir
@@ -35,98 +42,135 @@ def start() -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache))
 
 
-def train(config: Config, workdir: epath.Path, config_file: str) -> None:
+def train(config: Config, workdir: epath.Path, config_file: str, stop: Stop) -> None:
     """Trains a model, or goes on with the one in the workdir."""
     experiment = build(config)
+    if config.evaluation.metric == "none" and config.checkpoint.best_of is not None:
+        raise UserError(
+            f"config.checkpoint.best_of={config.checkpoint.best_of!r} is never measured: "
+            "config.evaluation.metric is 'none'"
+        )
     saved = workdir / configuration.FILE
+    changed = []
     if saved.exists():
-        configuration.refuse_changes(configuration.load(saved), config, str(workdir))
+        changed = configuration.changes(configuration.load(saved), config, str(workdir))
     source = open_data(config, f"python -m drl_jax prepare --config={config_file}")
     devices.start(config.data.batch_size)
+    stop.linger = devices.linger()
     placement = devices.place(config.data.batch_size)
     sampler = make_sampler(config, experiment, placement)
     first = jax.process_index() == 0
     say = _say if first else _say_nothing
-    if first:
-        _make(workdir)
-        configuration.save(config, saved)
-    say(_overview(config, experiment, len(source)))
+    with ExitStack() as opened:
+        if first:
+            opened.enter_context(storage.held(workdir))
+            if not storage.is_local(workdir):
+                say(f"--workdir={workdir} cannot be locked: see that no other job uses it")
+            configuration.save(config, saved)
+        everywhere(True)  # no process writes before the folder is this job's
+        say(_overview(config, experiment, len(source)))
+        for line in changed:
+            say(line)
+        evaluate = _evaluation(config, experiment, sampler, source, workdir / "samples" if first else None)
+        records = opened.enter_context(open_records(workdir)) if first else Nowhere()
+        keep = Keep(config.checkpoint.keep, config.checkpoint.keep_every)
+        checkpoints = opened.enter_context(open_checkpoints(workdir / FOLDER, keep))
+        began = time.monotonic()
+        state, scores = run_training(
+            Run(
+                experiment=experiment,
+                data=batches(
+                    source,
+                    seed=config.training.seed,
+                    batch_size=config.data.batch_size,
+                    flip=config.data.flip,
+                    process_index=jax.process_index(),
+                    process_count=jax.process_count(),
+                    timeout=config.data.timeout,
+                ),
+                evaluate=evaluate,
+                placement=placement,
+                checkpoints=checkpoints,
+                records=records,
+                stop=stop,
+                say=say,
+                warn=_warn if first else _say_nothing,
+            ),
+            workdir,
+            seed=config.training.seed,
+            batch_size=config.data.batch_size,
+            schedule=Schedule(
+                num_steps=config.training.steps,
+                log_every=config.training.log_every,
+                save_every=config.checkpoint.every,
+                evaluate_every=config.evaluation.every,
+                rollbacks=config.guard.rollbacks,
+                best_of=config.checkpoint.best_of,
+            ),
+            limits=Limits(config.guard.spike, config.guard.loss, config.guard.reach),
+            about={"config": config.to_dict(), **provenance.versions()},
+        )
+        seconds = time.monotonic() - began
+        say(f"done in {seconds:.0f} s; samples in {workdir / 'samples'}")
+        written = workdir / SCORES
+        if config.evaluation.metric == "none" or everywhere(
+            not first or (scores is None and written.exists())
+        ):
+            return
+        if scores is None:  # the run was stopped between its last evaluation and here
+            scores = evaluate(config.training.steps, Weights(state.ema_params, state.ema_vectors))
+        untrained = init_state(experiment, placement, config.training.seed)
+        scores = {**scores, **evaluate.reference(Weights(untrained.ema_params, untrained.ema_vectors))}
+        for name, value in scores.items():
+            say(f"{name:<36} {value:.4f}")
+        if first:
+            storage.write(written, json.dumps(scores, indent=1) + "\n")
 
+
+def _evaluation(
+    config: Config, experiment: Experiment, sampler: Sampler, source: Source, folder: epath.Path | None
+) -> Evaluation:
     if config.data.name == "points":
-        evaluate: Evaluation = PointEvaluation(
+        return PointEvaluation(
             experiment,
             densities.by_name(config.data.density),
             sampler,
             num_samples=config.evaluation.num_samples,
-            folder=workdir / "samples" if first else None,
+            folder=folder,
             score=config.evaluation.metric == "total_variation",
         )
-    else:
-        evaluate = PictureEvaluation(
-            sampler,
-            num_samples=config.evaluation.num_samples,
-            folder=workdir / "samples" if first else None,
-            source=source if config.evaluation.metric == "frechet_pixels" else None,
-        )
-    began = time.monotonic()
-    state, scores = run_training(
-        experiment,
-        batches(
-            source,
-            seed=config.training.seed,
-            batch_size=config.data.batch_size,
-            flip=config.data.flip,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        ),
-        evaluate,
-        placement,
-        workdir,
-        seed=config.training.seed,
-        batch_size=config.data.batch_size,
-        num_steps=config.training.steps,
-        log_every=config.training.log_every,
-        save_every=config.checkpoint.every,
-        evaluate_every=config.evaluation.every,
-        keep=config.checkpoint.keep,
-        say=say,
+    return PictureEvaluation(
+        sampler,
+        num_samples=config.evaluation.num_samples,
+        folder=folder,
+        source=source if config.evaluation.metric == "frechet_pixels" else None,
     )
-    seconds = time.monotonic() - began
-    say(f"done in {seconds:.0f} s; samples in {workdir / 'samples'}")
-    written = workdir / SCORES
-    if config.evaluation.metric == "none" or (scores is None and written.exists()):
-        return
-    if scores is None:  # the run was stopped between its last checkpoint and here
-        scores = evaluate(config.training.steps, Weights(state.ema_params, state.ema_vectors))
-    untrained = init_state(experiment, placement, config.training.seed)
-    scores = {**scores, **evaluate.reference(Weights(untrained.ema_params, untrained.ema_vectors))}
-    for name, value in scores.items():
-        say(f"{name:<36} {value:.4f}")
-    if first:
-        written.write_text(json.dumps(scores, indent=1) + "\n")
 
 
-def sample(config: Config, workdir: epath.Path) -> None:
+def sample(config: Config, workdir: epath.Path, stop: Stop) -> None:
     """Draws from the averaged weights of the newest checkpoint: samples.npz and a grid, in the workdir."""
     experiment = build(config)
     saved = workdir / configuration.FILE
     if not saved.exists():
         raise UserError(f"--workdir={workdir} holds no run: there is no {saved}; train one first")
-    configuration.refuse_changes(configuration.load(saved), config, str(workdir))
+    configuration.changes(configuration.load(saved), config, str(workdir))
     devices.start()
+    stop.linger = devices.linger()
     placement = devices.place()
     sampler = make_sampler(config, experiment, placement)
-    with open_checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep) as checkpoints:
-        if checkpoints.latest_step is None:
-            raise UserError(f"--workdir={workdir} holds no checkpoint yet; train longer")
-        like = jax.eval_shape(experiment.init_state, jax.random.key(0))
-        state, _ = checkpoints.restore(like, placement)
+    like = jax.eval_shape(experiment.init_state, jax.random.key(0))
+    first = jax.process_index() == 0
+    checkpoint, damaged = load(workdir / FOLDER, like, placement, _warn if first else _say_nothing)
+    if checkpoint is None:
+        what = f"{len(damaged)} checkpoints and none is whole" if damaged else "no checkpoint yet"
+        raise UserError(f"--workdir={workdir} holds {what}; train longer")
 
     count, began = config.evaluation.num_samples, time.monotonic()
-    drawn = list(sampler.batches(Weights(state.ema_params, state.ema_vectors), count))
+    weights = Weights(checkpoint.state.ema_params, checkpoint.state.ema_vectors)
+    drawn = list(sampler.batches(weights, count))
     samples = np.concatenate([x for x, _ in drawn])
     seconds = time.monotonic() - began
-    if jax.process_index() != 0:
+    if not first:
         return
     grid = workdir / "samples.png"
     if config.data.name == "points":
@@ -136,9 +180,10 @@ def sample(config: Config, workdir: epath.Path) -> None:
         samples = to_uint8(samples)
         pictures.save_grid(samples, grid)
         pictures.save_process(drawn[0][1][:, : pictures.STRIPS], workdir / "process.png")
-    with (workdir / "samples.npz").open("wb") as file:
-        np.savez(file, arr_0=samples)
-    _say(f"{count} samples of step {int(state.step)} in {seconds:.1f} s: {workdir / 'samples.npz'}, {grid}")
+    file = io.BytesIO()
+    np.savez(file, arr_0=samples)
+    storage.write(workdir / "samples.npz", file.getvalue())
+    _say(f"{count} samples of step {checkpoint.step} in {seconds:.1f} s: {workdir / 'samples.npz'}, {grid}")
 
 
 def prepare(config: Config) -> None:
@@ -174,18 +219,12 @@ def _overview(config: Config, experiment: Experiment, examples: int) -> str:
     )
 
 
-def _make(workdir: epath.Path) -> None:
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        probe = workdir / ".writable"
-        probe.write_text("")
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"--workdir={workdir} cannot be written: {error.strerror}") from None
-
-
 def _say(line: str) -> None:
     print(line, flush=True)
+
+
+def _warn(line: str) -> None:
+    print(f"drl-jax: {line}", file=sys.stderr, flush=True)
 
 
 def _say_nothing(line: str) -> None:

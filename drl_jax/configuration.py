@@ -12,6 +12,7 @@ from etils import epath
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from drl_jax import storage
 from drl_jax.errors import UserError
 
 Config = Any
@@ -19,15 +20,20 @@ Config = Any
 
 FILE = "config.json"  # in the workdir
 
-# What a checkpoint depends on: a workdir holds one run, and these may not change within it.
+# What a checkpoint's state depends on, in shape or in meaning: a workdir holds one run, and these may not
+# change within it …
 FIXED = ("data", "network", "levels", "langevin", "optimizer", "spectral", "training")
-# … but for these, which change neither the state nor its meaning.
+# … but for these, which act on what follows alone.
 FREE = (
     "data.data_dir",
     "data.path",
+    "data.timeout",
+    "langevin.noise_scale",
+    "langevin.steps",
+    "spectral.iterations",
     "training.steps",
     "training.log_every",
-    "langevin.noise_scale",
+    "training.energy_penalty",
 )
 
 
@@ -46,6 +52,7 @@ def base() -> Config:
     config.data.crop = placeholder(tuple)  # (top, left, height, width) in pixels; none: central square
     config.data.flip = True  # mirror half of the pictures, left to right
     config.data.batch_size = 256  # examples a step, over all devices
+    config.data.timeout = 600.0  # seconds that a batch may take to be read
 
     config.network = ConfigDict()
     config.network.name = "residual"  # residual (pictures) or points
@@ -90,6 +97,14 @@ def base() -> Config:
     config.checkpoint = ConfigDict()
     config.checkpoint.every = 5000  # steps (authors' code)
     config.checkpoint.keep = 3  # newest checkpoints kept
+    config.checkpoint.keep_every = placeholder(int)  # given: those of every so many steps stay too
+    config.checkpoint.best_of = placeholder(str)  # given: so does that with the lowest value of this score
+
+    config.guard = ConfigDict()  # against divergence (ours); docs/divergence.md
+    config.guard.rollbacks = 5  # how often a run may go back to its last checkpoint
+    config.guard.spike = 100.0  # times its recent size, for loss, gradient norm, reach and energies
+    config.guard.loss = 1e6  # |loss| (the authors' code stops below −1e6)
+    config.guard.reach = 1e3  # |x| of a sample; data are in [-1, 1]
 
     config.evaluation = ConfigDict()
     config.evaluation.every = 5000  # steps between two grids of samples (and at the end)
@@ -111,7 +126,7 @@ def check(config: Config) -> None:
 
 def save(config: Config, path: epath.Path) -> None:
     """Writes a config as JSON."""
-    path.write_text(json.dumps(config.to_dict(), indent=1) + "\n")
+    storage.write(path, json.dumps(config.to_dict(), indent=1) + "\n")
 
 
 def load(path: epath.Path) -> Config:
@@ -141,19 +156,24 @@ def flatten(config: Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{name}", tuple(value) if isinstance(value, list | tuple) else value
 
 
-def refuse_changes(old: Config, config: Config, workdir: str) -> None:
-    """Raises UserError, naming each changed key, if `config` is not a continuation of `old`'s run."""
+def changes(old: Config, config: Config, workdir: str) -> list[str]:
+    """What is not as it was when the run in `workdir` began, a line a key.
+
+    Raises UserError, naming each key that may not change within a run, if one did.
+    """
     before, now = dict(flatten(old)), dict(flatten(config))
-    changes = [
-        f"config.{key} was {before.get(key)!r} and is {now.get(key)!r}"
+    changed = {
+        key: f"config.{key} was {before.get(key)!r} and is {now.get(key)!r}"
         for key in sorted(before.keys() | now.keys())
-        if key.split(".")[0] in FIXED and key not in FREE and before.get(key) != now.get(key)
-    ]
-    if changes:
+        if before.get(key) != now.get(key)
+    }
+    refused = [line for key, line in changed.items() if key.split(".")[0] in FIXED and key not in FREE]
+    if refused:
         raise UserError(
-            f"--workdir={workdir} holds a run with other settings: {'; '.join(changes)}; "
+            f"--workdir={workdir} holds a run with other settings: {'; '.join(refused)}; "
             "take another --workdir, or the old values"
         )
+    return list(changed.values())
 
 
 def _number(low: float, high: float = float("inf"), *, without_low: bool = False):
@@ -182,6 +202,7 @@ _RULES = {
         "(top, left, height, width) in pixels",
     ),
     "data.batch_size": _number(1),
+    "data.timeout": _number(0, without_low=True),
     "network.name": _one_of("residual", "points"),
     "network.dtype": _one_of("float32", "bfloat16"),
     "levels.count": (
@@ -209,6 +230,11 @@ _RULES = {
     "training.log_every": _number(1),
     "checkpoint.every": _number(1),
     "checkpoint.keep": _number(1),
+    "checkpoint.keep_every": _if_given(_number(1)),
+    "guard.rollbacks": _number(0),
+    "guard.spike": _number(1, without_low=True),
+    "guard.loss": _number(0, without_low=True),
+    "guard.reach": _number(0, without_low=True),
     "evaluation.every": _number(1),
     "evaluation.num_samples": _number(1),
     "evaluation.batch_size": _number(1),

@@ -1,6 +1,6 @@
 """What is drawn and measured at an evaluation: a grid, the process, and the config's metric."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from etils import epath
@@ -16,6 +16,7 @@ from drl_jax.reporting import pictures
 from drl_jax.sampling import Sampler, Weights
 
 
+@runtime_checkable
 class Evaluation(Protocol):
     """Draws with the weights of a step, leaves pictures named after it, returns scores."""
 

@@ -1,5 +1,6 @@
 """The command line: COMMAND, then a config file with overrides, then a workdir."""
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +12,8 @@ from ml_collections import config_flags
 
 from drl_jax import configuration
 from drl_jax.configuration import Config
-from drl_jax.errors import UserError
+from drl_jax.errors import Hang, UserError
+from drl_jax.parallel.stopping import EXIT_CODE, Stop, Stopped, listening
 
 COMMANDS = {
     "train": "train a model, or go on with the one in --workdir",
@@ -33,20 +35,34 @@ flags:
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Runs a command and exits: 0 when it is done, 1 with one line for a user's mistake."""
+    """Runs a command and exits: 0 when it is done, 1 with one line for what a restart would not mend, 42
+    when a signal stopped it and the same line again goes on."""
+    with listening() as stop:
+        code = _run(list(sys.argv[1:] if argv is None else argv), stop)
+    sys.exit(code)
+
+
+def _run(argv: Sequence[str], stop: Stop) -> int:
     try:
-        run(list(sys.argv[1:] if argv is None else argv))
+        run(argv, stop)
+        return 0
+    except Stopped as stopped:
+        print(f"drl-jax: {stopped}", file=sys.stderr)
+        return EXIT_CODE
     except UserError as error:
         print(f"drl-jax: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("drl-jax: interrupted; the newest checkpoint is kept", file=sys.stderr)
-        sys.exit(130)
-    sys.exit(0)
+        if isinstance(error, Hang):
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(1)  # an orderly end would wait for the thread that hangs
+    except OSError as error:  # a full disk, a folder that is gone
+        where = "" if error.filename is None else f"{error.filename}: "
+        print(f"drl-jax: {where}{error.strerror or error}; checkpoints are kept", file=sys.stderr)
+    return 1
 
 
-def run(argv: Sequence[str]) -> None:
-    """Parses the command line and calls the command. Raises UserError."""
+def run(argv: Sequence[str], stop: Stop) -> None:
+    """Parses the command line and calls the command. Raises UserError, Stopped, OSError."""
     if not argv or argv[0] in ("-h", "--help", "help"):
         lines = (f"  {name:<10} {what}" for name, what in COMMANDS.items())
         print(USAGE.format(commands="\n".join(lines)), end="")
@@ -55,7 +71,7 @@ def run(argv: Sequence[str]) -> None:
     if command not in COMMANDS:
         raise UserError(f"command {command!r} is unknown; commands are {', '.join(COMMANDS)}")
     if "--help" in rest or "-h" in rest:
-        return run([])
+        return run([], stop)
     arguments = parse(rest)
     config, workdir = arguments.config, arguments.workdir
     if arguments.show:
@@ -74,9 +90,9 @@ def run(argv: Sequence[str]) -> None:
     if not folder.is_absolute():  # Orbax takes no relative path; gs://… is absolute
         folder = folder.absolute()
     if command == "train":
-        commands.train(config, folder, arguments.config_file)
+        commands.train(config, folder, arguments.config_file, stop)
     else:
-        commands.sample(config, folder)
+        commands.sample(config, folder, stop)
 
 
 class Arguments(NamedTuple):

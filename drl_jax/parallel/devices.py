@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from drl_jax.errors import UserError
 
 AXIS = "data"  # of the mesh: examples are spread along it
-
 
 
 class Placement(NamedTuple):
@@ -29,22 +29,27 @@ class Placement(NamedTuple):
         """The global batch of which `rows` is this process's contiguous part."""
         return jax.make_array_from_process_local_data(self.batched, rows)
 
-    def split(self, step: Callable[[Any, Any], Any]) -> jax.stages.Wrapped:
-        """The compiled step(state, batch) -> state, run by each device on its part of the batch.
+    def votes(self, vote: bool) -> jax.Array:
+        """This process's vote on each of its devices, [devices]; the other processes give their own."""
+        own = self.num_devices // jax.process_count()
+        return self.batch(np.full(own, vote, np.float32))
 
-        `step` sees the mesh's axis as `AXIS`, and its result must be the same on every device. The state is
-        donated.
+    def split(self, step: Callable[[Any, Any, Any], Any]) -> jax.stages.Wrapped:
+        """The compiled step(state, batch, votes), run by each device on its part of batch and votes.
+
+        `step` sees the mesh's axis as `AXIS`, and its results must be the same on every device. The state
+        is donated.
         """
         parts = jax.shard_map(
             step,
             mesh=self.batched.mesh,
-            in_specs=(self.replicated.spec, self.batched.spec),
+            in_specs=(self.replicated.spec, self.batched.spec, self.batched.spec),
             out_specs=self.replicated.spec,
             check_vma=False,
         )
         return jax.jit(
             parts,
-            in_shardings=(self.replicated, self.batched),
+            in_shardings=(self.replicated, self.batched, self.batched),
             out_shardings=self.replicated,
             donate_argnums=0,
         )
@@ -89,6 +94,8 @@ def provide_threads(num_cpu_devices: int) -> None:
 def _join() -> int:
     """Initializes jax.distributed where the environment speaks of a job; returns its processes."""
     environment = os.environ
+    # JAX's own notice of SIGTERM would take the place of the program's.
+    jax.config.update("jax_enable_preemption_service", False)
     if "JAX_NUM_PROCESSES" in environment:  # by hand, and Kubeflow's Trainer: JAX itself reads none of these
         count = int(environment["JAX_NUM_PROCESSES"])
         try:
@@ -137,6 +144,16 @@ def place(
         batched=NamedSharding(mesh, PartitionSpec(AXIS)),
         replicated=NamedSharding(mesh, PartitionSpec()),
     )
+
+
+def everywhere(flag: bool) -> bool:
+    """Whether `flag` is true in all processes, which all call this."""
+    return bool(np.all(multihost_utils.process_allgather(np.array(flag))))
+
+
+def linger() -> float:
+    """Seconds by which the process that coordinates a job should outlive the others."""
+    return 2.0 if jax.process_count() > 1 and jax.process_index() == 0 else 0.0
 
 
 def describe() -> str:

@@ -1,5 +1,6 @@
 """Samples as PNG files: grids, strips of the process, and densities in the plane."""
 
+import io
 from collections.abc import Sequence
 
 import matplotlib
@@ -8,6 +9,7 @@ from etils import epath
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from drl_jax import storage
 from drl_jax.data.densities import Density
 from drl_jax.data.pipeline import to_uint8
 from drl_jax.metrics import planar
@@ -68,7 +70,6 @@ def _enlarged(picture: UInt8[np.ndarray, "h w colors"], factor: int) -> UInt8[np
 
 
 def _save(sheet: UInt8[np.ndarray, "height width colors"], path: epath.PathLike) -> None:
-    path = epath.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        Image.fromarray(sheet[..., 0] if sheet.shape[-1] == 1 else sheet).save(file, format="PNG")
+    file = io.BytesIO()
+    Image.fromarray(sheet[..., 0] if sheet.shape[-1] == 1 else sheet).save(file, format="PNG")
+    storage.write(epath.Path(path), file.getvalue())

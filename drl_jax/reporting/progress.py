@@ -8,6 +8,7 @@ class Progress:
 
     def __init__(self, num_steps: int, batch_size: int):
         self._num_steps, self._batch_size = num_steps, batch_size
+        self.start(0)
 
     def start(self, step: int) -> None:
         """From here on time counts: after the first step, whose compilation would spoil the mean."""

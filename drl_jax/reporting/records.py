@@ -1,42 +1,154 @@
-"""The record of a run: metrics.jsonl and TensorBoard events."""
+"""The record of a run: metrics.jsonl, one line a step, and the same numbers for TensorBoard."""
 
 import json
-from collections.abc import Iterator, Mapping
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any, Protocol, runtime_checkable
 
 from etils import epath
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2
+from tensorboardX.summary import scalar
+
+from drl_jax import storage
+
+FILE = "metrics.jsonl"
 
 
-class Records:
-    """One JSON object a line, and the same numbers for TensorBoard."""
+@runtime_checkable
+class Records(Protocol):
+    """Where a run's numbers go."""
 
-    def __init__(self, path: epath.Path, board: SummaryWriter):
-        self._path, self._board = path, board
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Adds values to the line of `step`, which is the last one or a new one. Numbers that are not
+        finite are written as JSON's null."""
+        ...
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Appends the values of `step`. Non-finite ones are written as JSON's null."""
-        finite = {name: value if _is_finite(value) else None for name, value in values.items()}
-        with self._path.open("a") as file:
-            file.write(json.dumps({"step": step, **finite}) + "\n")
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+    def roll_back(self, step: int, number: int, *, from_step: int, cause: str) -> None:
+        """Adds to the line of `step` that the run went back to it, for the `number`-th time in all."""
+        ...
+
+    def cut(self, step: int, rollbacks: int) -> None:
+        """Forgets what came after `step`, and after that many rollbacks."""
+        ...
+
+
+class Nowhere:
+    """The records of all processes but the first."""
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        del step, values
+
+    def roll_back(self, step: int, number: int, *, from_step: int, cause: str) -> None:
+        del step, number, from_step, cause
+
+    def cut(self, step: int, rollbacks: int) -> None:
+        del step, rollbacks
+
+
+class Files:
+    """Records in a workdir. Every line is on disk when `write` returns."""
+
+    def __init__(self, workdir: epath.Path):
+        self._path, self._board = workdir / FILE, _Board(workdir / "tensorboard")
+        self._lines = read(workdir)
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        finite = {name: value if _is_writable(value) else None for name, value in values.items()}
+        if self._lines and self._lines[-1]["step"] == step:
+            self._lines[-1] |= finite
+            self._write_all()
+        else:
+            self._lines.append({"step": step, **finite})
+            if storage.is_local(self._path):
+                with self._path.open("a") as file:
+                    file.write(_line(self._lines[-1]))
+            else:
+                self._write_all()  # nothing can be appended to an object of a store
+        self._board.write(step, values)
+
+    def roll_back(self, step: int, number: int, *, from_step: int, cause: str) -> None:
+        same = self._lines[-1:] if self._lines and self._lines[-1]["step"] == step else []
+        before = [r for line in same for r in line.get("rollbacks", [])]
+        back = {"number": number, "from_step": from_step, "cause": cause}
+        self.write(step, {"rollbacks": [*before, back]})
+
+    def cut(self, step: int, rollbacks: int) -> None:
+        kept = [line for line in self._lines if line["step"] <= step]
+        if kept and "rollbacks" in kept[-1]:
+            kept[-1]["rollbacks"] = [r for r in kept[-1]["rollbacks"] if r["number"] <= rollbacks]
+            if not kept[-1]["rollbacks"]:
+                del kept[-1]["rollbacks"]
+        self._lines = [line for line in kept if len(line) > 1]
+        self._write_all()
+        self._board.restart(step)
+
+    def close(self) -> None:
+        self._board.close()
+
+    def _write_all(self) -> None:
+        storage.write(self._path, "".join(map(_line, self._lines)))
+
+
+def read(workdir: epath.Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl, up to the first that was not written whole."""
+    path, lines = workdir / FILE, []
+    for line in path.read_text().splitlines(keepends=True) if path.exists() else []:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            break
+        if not line.endswith("\n") or not isinstance(record, dict) or "step" not in record:
+            break
+        lines.append(record)
+    return lines
 
 
 @contextmanager
-def open_records(workdir: epath.Path, step: int) -> Iterator[Records]:
-    """The records of a run that goes on after `step`: what was written of later steps is cut off."""
-    path = workdir / "metrics.jsonl"
-    if path.exists():
-        lines = path.read_text().splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        if len(kept) < len(lines):
-            cut = path.parent / (path.name + ".tmp")
-            cut.write_text("".join(kept))
-            cut.replace(path)
-    with SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1 if step else None) as board:
-        yield Records(path, board)
+def open_records(workdir: epath.Path) -> Iterator[Files]:
+    """The records in `workdir`."""
+    records = Files(workdir)
+    try:
+        yield records
+    finally:
+        records.close()
 
 
-def _is_finite(value: float) -> bool:
-    return value == value and abs(value) != float("inf")
+_proto: Any = event_pb2  # its messages are made at run time
+
+
+class _Board:
+    """TensorBoard's events. tensorboardX's own SummaryWriter writes from a thread, whose failures (a
+    full disk) nobody hears of and whose last two minutes are lost when the process is killed."""
+
+    def __init__(self, path: epath.Path):
+        if storage.is_local(path):
+            path.mkdir(parents=True, exist_ok=True)
+        self._events = EventsWriter(str(path / "events"))
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        for name, value in values.items():
+            if isinstance(value, float | int):
+                self._add(step, summary=scalar(name, value))
+        self._events.flush()
+
+    def restart(self, step: int) -> None:
+        """Tells TensorBoard that what it has of later steps is void."""
+        self._add(step + 1, session_log=_proto.SessionLog(status=_proto.SessionLog.START))
+        self._events.flush()
+
+    def close(self) -> None:
+        self._events.close()
+
+    def _add(self, step: int, **content: Any) -> None:
+        self._events.write_event(_proto.Event(wall_time=time.time(), step=step, **content))
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    return json.dumps(record) + "\n"
+
+
+def _is_writable(value: Any) -> bool:
+    return isinstance(value, str | Sequence) or math.isfinite(value)

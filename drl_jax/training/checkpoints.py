@@ -1,60 +1,210 @@
-"""Checkpoints by Orbax: the training state and the position in the data, together."""
+"""Verified checkpoints: Orbax keeps state and position, digests beside them tell whether they are whole.
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+Orbax restores an array with a flipped byte without a word. So every array is saved with its digest, and a
+checkpoint that does not give the same digests when it is read is passed over for the one before.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
 from etils import epath
 
-from drl_jax.parallel.devices import Placement
+from drl_jax.errors import UserError
+from drl_jax.parallel.devices import Placement, everywhere
 from drl_jax.training.step import TrainState
+from drl_jax.types import Leaf, Tree
+
+FOLDER = "checkpoints"  # in the workdir
+
+
+class Checkpoint(NamedTuple):
+    """What was saved after `step`. `record` is JSON: the position in the data, the config, and so on."""
+
+    step: int
+    state: TrainState
+    record: dict[str, Any]
+
+
+class Keep(NamedTuple):
+    """Which checkpoints stay: the `newest` ones, those of every `every`-th step, and the best one."""
+
+    newest: int
+    every: int | None = None
+
+
+def steps(directory: epath.Path) -> list[int]:
+    """The steps there are checkpoints of, whole or not, oldest first."""
+    names = [path.name for path in directory.iterdir()] if directory.exists() else []
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def load(
+    directory: epath.Path, like: TrainState, placement: Placement, warn: Callable[[str], None]
+) -> tuple[Checkpoint | None, list[int]]:
+    """The newest checkpoint that verifies, on every device; None if there is none. And the damaged steps
+    that were passed over, each named in a warning and left where it is.
+
+    `like` gives structure, shapes and types; its arrays may be abstract.
+    """
+    damaged = []
+    for step in reversed(steps(directory)):
+        loaded, reason = _read(directory / str(step), like, placement)
+        if everywhere(loaded is not None):  # all processes go on from the same step
+            return loaded, damaged
+        damaged.append(step)
+        warn(f"checkpoint {directory / str(step)} is damaged and passed over: {reason}")
+    return None, damaged
+
+
+def _read(path: epath.Path, like: TrainState, placement: Placement) -> tuple[Checkpoint | None, str]:
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placement.replicated), like
+    )
+    try:
+        loaded = ocp.load_checkpointables(path, {"state": abstract, "record": None})
+        state, record = loaded["state"], dict(loaded["record"])
+        seal, saved = record.pop("seal"), record["digests"]
+    except Exception as error:  # whatever a damaged file makes the reader stumble over
+        return None, _line(error)
+    if seal != _seal(record):
+        return None, "its record is not the one that was saved"
+    wrong = [name for name, digest in digests(state).items() if saved.get(name) != digest]
+    if wrong:
+        return None, f"{len(wrong)} arrays are not those that were saved, the first is {wrong[0]}"
+    return Checkpoint(record["step"], state, record), ""
 
 
 class Checkpoints:
-    """The checkpoints of one run, in `directory`/STEP."""
+    """The checkpoints of a run under way."""
 
-    def __init__(self, checkpointer: ocp.training.Checkpointer):
-        self._checkpointer = checkpointer
+    def __init__(self, checkpointer: ocp.training.Checkpointer, policy: "_Policy"):
+        self._checkpointer, self._policy = checkpointer, policy
 
-    @property
-    def latest_step(self) -> int | None:
-        """The step of the newest checkpoint; None if there is none."""
-        latest = self._checkpointer.latest
-        return None if latest is None else latest.step
+    def load(
+        self, like: TrainState, placement: Placement, warn: Callable[[str], None]
+    ) -> Checkpoint | None:
+        """See `load`. Waits for the save in progress."""
+        self.wait()
+        loaded, damaged = load(epath.Path(self._checkpointer.directory), like, placement, warn)
+        self._policy.damaged.update(damaged)
+        return loaded
 
-    def save(self, step: int, state: TrainState, position: dict[str, Any]) -> None:
-        """Starts to save; returns when `state` may be donated. `position` is the data's own state."""
-        self._checkpointer.save_checkpointables_async(step, {"state": state, "position": position})
+    def save(self, step: int, state: TrainState, record: Mapping[str, Any]) -> None:
+        """Starts to save; returns when `state` may be donated.
 
-    def restore(self, like: TrainState, placement: Placement) -> tuple[TrainState, dict[str, Any]]:
-        """The newest checkpoint: the state, placed on every device, and the position in the data.
-
-        `like` gives structure, shapes and types; its arrays may be abstract.
+        Raises UserError: this or the save before failed.
         """
-        abstract = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placement.replicated), like
-        )
-        loaded = self._checkpointer.load_checkpointables(
-            self.latest_step, {"state": abstract, "position": None}
-        )
-        return loaded["state"], loaded["position"]
+        record = {"step": step, **record, "digests": digests(state)}
+        self.wait()  # apart, so that a failure is told as that of the save it belongs to
+        self._saving, self._policy.damaged = step, self._policy.damaged - {step}
+        with self._failures():
+            self._checkpointer.save_checkpointables_async(
+                step,
+                {"state": state, "record": {**record, "seal": _seal(record)}},
+                force=True,  # the loop decides when to save
+                overwrite=True,  # only a damaged one can be there
+            )
+
+    def wait(self) -> None:
+        """Returns when everything is saved. Raises UserError if it could not be."""
+        with self._failures():
+            self._checkpointer.wait()
+
+    def check(self) -> None:
+        """Raises UserError if the save in progress has failed; does not wait for it."""
+        if not self._checkpointer.is_saving_in_progress():
+            self.wait()
+
+    def prefer(self, step: int | None) -> None:
+        """The checkpoint of `step` is the best one from now on."""
+        self._policy.best = step
+
+    _saving = -1
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # of the file system, in one of several wrappings
+            directory = epath.Path(self._checkpointer.directory)
+            whole = [step for step in steps(directory) if step != self._saving]
+            kept = f"that of step {whole[-1]} is kept" if whole else "there is none before it"
+            raise UserError(
+                f"the checkpoint of step {self._saving} could not be written to {directory}: "
+                f"{_line(error)}; {kept}"
+            ) from None
 
 
 @contextmanager
-def open_checkpoints(directory: epath.PathLike, *, keep: int) -> Iterator[Checkpoints]:
-    """The checkpoints under `directory`, which is made if need be; the newest `keep` are kept.
+def open_checkpoints(directory: epath.Path, keep: Keep) -> Iterator[Checkpoints]:
+    """The checkpoints under `directory`, which is made if need be; for one job at a time.
 
-    Leaving waits for the save in progress: Orbax would lose it silently.
+    Leaving waits for the save in progress, which Orbax would lose without a word.
     """
-    # The loop decides when to save; a checkpointer that also did could skip the last step.
+    policy = _Policy(keep)
     always: Any = ocp.training.save_decision_policies.FixedIntervalPolicy(1)
-    newest: Any = ocp.training.preservation_policies.LatestN(keep)
-    with ocp.training.Checkpointer(
-        epath.Path(directory),
+    checkpointer = ocp.training.Checkpointer(
+        directory,
         save_decision_policy=always,
-        preservation_policy=newest,
-        cleanup_tmp_directories=True,
-    ) as checkpointer:
-        yield Checkpoints(checkpointer)
+        preservation_policy=policy,
+        cleanup_tmp_directories=True,  # what a killed job was about to save
+        lightweight_initialize=True,  # damaged metadata is no reason to stop
+    )
+    checkpoints = Checkpoints(checkpointer, policy)
+    try:
+        yield checkpoints
+        checkpoints.wait()
+    finally:
+        with suppress(Exception):  # told by `wait`, or second to what ends the run
+            checkpointer.close()
+
+
+class _Policy:
+    """Orbax's own would count damaged checkpoints among the newest, and delete sound ones for them."""
+
+    def __init__(self, keep: Keep):
+        self._keep = keep
+        self.best: int | None = None
+        self.damaged: set[int] = set()
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        del context
+        newest, every = self._keep
+        sound = [c.step for c in checkpoints if c.step not in self.damaged]
+        kept = {*sound[-newest:], *self.damaged, self.best}
+        return [c.step in kept or (every is not None and c.step % every == 0) for c in checkpoints]
+
+
+def digests(tree: Tree) -> dict[str, str]:
+    """SHA-256 of every array's type, shape and bytes, by its path in the tree."""
+    names, leaves = zip(*jax.tree_util.tree_flatten_with_path(tree)[0], strict=True)
+    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path in names]
+    with ThreadPoolExecutor() as threads:  # hashing leaves Python's lock alone
+        return dict(zip(names, threads.map(_digest, leaves), strict=True))
+
+
+def _digest(leaf: Leaf) -> str:
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    # Every device holds a copy; one of this process's serves.
+    array = np.asarray(leaf.addressable_data(0) if isinstance(leaf, jax.Array) else leaf)
+    what = hashlib.sha256(f"{array.dtype}{array.shape}".encode())
+    what.update(np.ascontiguousarray(array).data)
+    return what.hexdigest()
+
+
+def _seal(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def _line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:200]}"

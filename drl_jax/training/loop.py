@@ -1,92 +1,225 @@
-"""The training loop: restore → next(data) → step → write → save."""
+"""The training loop: restore → next(data) → step → write → save → evaluate."""
 
 import time
 from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
-import grain
 import jax
 import numpy as np
 from etils import epath
 
+from drl_jax.data.pipeline import Batches
+from drl_jax.errors import UserError
 from drl_jax.experiment import Experiment
-from drl_jax.parallel.devices import AXIS, Placement
+from drl_jax.parallel.devices import AXIS, Placement, everywhere
+from drl_jax.parallel.stopping import Stop, Stopped
+from drl_jax.reporting import records as recording
 from drl_jax.reporting.progress import Progress
-from drl_jax.reporting.records import open_records
+from drl_jax.reporting.records import Records
 from drl_jax.sampling import Weights
-from drl_jax.training.checkpoints import open_checkpoints
-from drl_jax.training.step import Totals, TrainState, make_train_step
+from drl_jax.training.checkpoints import Checkpoints
+from drl_jax.training.guard import Diverged, Guard, Limits
+from drl_jax.training.step import Report, Totals, TrainState, make_train_step
 
 Evaluate = Callable[[int, Weights], Mapping[str, float]]
 Say = Callable[[str], None]
 
 
+class Schedule(NamedTuple):
+    """When things happen, in steps, and how often a run may go back (`guard`)."""
+
+    num_steps: int
+    log_every: int
+    save_every: int
+    evaluate_every: int
+    rollbacks: int
+    best_of: str | None  # the score whose lowest value marks the best checkpoint
+
+    def evaluates(self, step: int) -> bool:
+        return step % self.evaluate_every == 0 or step == self.num_steps
+
+
+class Run(NamedTuple):
+    """What a run works with."""
+
+    experiment: Experiment
+    data: Batches
+    evaluate: Evaluate
+    placement: Placement
+    checkpoints: Checkpoints
+    records: Records
+    stop: Stop
+    say: Say
+    warn: Say
+
+
 def train(
-    experiment: Experiment,
-    data: grain.DatasetIterator,
-    evaluate: Evaluate,
-    placement: Placement,
+    run: Run,
     workdir: epath.Path,
     *,
     seed: int,
     batch_size: int,
-    num_steps: int,
-    log_every: int,
-    save_every: int,
-    evaluate_every: int,
-    keep: int,
-    say: Say,
+    schedule: Schedule,
+    limits: Limits,
+    about: Mapping[str, Any],
 ) -> tuple[TrainState, Mapping[str, float] | None]:
-    """Trains to `num_steps`, from the newest checkpoint in `workdir` if there is one.
+    """Trains to the last step, from the newest checkpoint that verifies.
 
-    Returns the last state and its scores; None for the scores if there was nothing left to train.
+    Returns the last state and its scores; None for the scores if they were there already.
 
     A run is a function of (config, seed), however often it is interrupted: the state holds its root key
-    and its sums, the checkpoint the position in `data`.
+    and its sums, the checkpoint the position in the data and what the guard has seen. `about` is kept in
+    every checkpoint: the config, versions.
+
+    Raises Stopped when a signal came and the state is saved, UserError when it diverged too often.
     """
-    with open_checkpoints(workdir / "checkpoints", keep=keep) as checkpoints:
-        start = checkpoints.latest_step or 0
-        if start:
-            state, position = checkpoints.restore(
-                jax.eval_shape(experiment.init_state, jax.random.key(seed)), placement
-            )
-            data.set_state(position)
-            say(f"continuing from step {start}")
-        else:
-            state = init_state(experiment, placement, seed)
-
-        scores = None
-        began = time.monotonic()
-        step_function = placement.split(
-            make_train_step(
-                experiment.network, experiment.levels, experiment.optimizer, experiment.settings, axis=AXIS
-            )
+    guard = Guard(run.experiment.levels.num_levels, limits)
+    beginning = {"position": run.data.get_state(), "guard": guard.get_state()}
+    step_function = run.placement.split(
+        make_train_step(
+            run.experiment.network,
+            run.experiment.levels,
+            run.experiment.optimizer,
+            run.experiment.settings,
+            axis=AXIS,
         )
-        progress = Progress(num_steps, batch_size)
-        with open_records(workdir, start) as records:
-            for step in range(start + 1, num_steps + 1):
-                state = step_function(state, placement.batch(next(data)))
-                last = step == num_steps
+    )
+    like = jax.eval_shape(run.experiment.init_state, jax.random.key(seed))
+    progress = Progress(schedule.num_steps, batch_size)
+    rollbacks, trouble = 0, None
+    while True:
+        run.stop.unsaved = False
+        checkpoint = run.checkpoints.load(like, run.placement, run.warn)
+        if checkpoint is None:
+            start, state, record = 0, init_state(run.experiment, run.placement, seed), beginning
+        else:
+            start, state, record = checkpoint
+        run.data.set_state(record["position"])
+        guard.set_state(record["guard"])
+        rollbacks = max(rollbacks, int(state.rollbacks))
+        run.records.cut(start, rollbacks)
+        if trouble is not None:
+            if rollbacks >= schedule.rollbacks:
+                raise UserError(
+                    f"training diverged at {trouble}; config.guard.rollbacks={schedule.rollbacks} allows no "
+                    f"more; the checkpoint of step {start} is kept; docs/divergence.md says what helps"
+                )
+            rollbacks += 1
+            run.say(f"back to step {start} with fresh noise: rollback {rollbacks} of {schedule.rollbacks}")
+            run.records.roll_back(start, rollbacks, from_step=trouble.step, cause=trouble.cause)
+            state = state.replace(rollbacks=run.placement.replicate(np.int32(rollbacks)))
+        elif checkpoint is not None:
+            run.say(f"continuing from step {start}")
+            for name, version in record["versions"].items():
+                if version != about["versions"].get(name):
+                    run.say(f"{name} was {version} and is {about['versions'].get(name)}: results may differ")
+        try:
+            return _train(run, state, start, step_function, guard, progress, schedule, about, workdir)
+        except Diverged as error:
+            trouble = error
+            run.say(f"diverged at {error}\n{error.table}")
 
-                if step == start + 1:
-                    jax.block_until_ready(state.step)
-                    say(f"step {step}/{num_steps}  the first, compiled in {time.monotonic() - began:.1f} s")
-                    progress.start(step)
-                if step % log_every == 0 or last:
-                    values = summarize(jax.device_get(state.totals))
-                    speed, left = progress.speed(step)
-                    say(progress.line(step, values["loss"], speed, left))
-                    records.write(step, {**values, "steps_per_second": speed})
-                    zeros = Totals.zeros(experiment.levels.num_levels)
-                    state = state.replace(totals=placement.replicate(zeros))
-                if step % evaluate_every == 0 or last:
-                    with progress.pause():
-                        scores = evaluate(step, Weights(state.ema_params, state.ema_vectors))
-                        if scores:
-                            say("  " + "  ".join(f"{k} {v:.4g}" for k, v in scores.items()))
-                            records.write(step, scores)
-                if step % save_every == 0 or last:
-                    checkpoints.save(step, state, data.get_state())
+
+def _train(
+    run: Run,
+    state: TrainState,
+    start: int,
+    step_function: Callable[..., tuple[TrainState, Report]],
+    guard: Guard,
+    progress: Progress,
+    schedule: Schedule,
+    about: Mapping[str, Any],
+    workdir: epath.Path,
+) -> tuple[TrainState, Mapping[str, float] | None]:
+    """From step `start` to the last. Raises Diverged, Stopped."""
+    scores, best = None, _Best(workdir, schedule.best_of)
+    run.checkpoints.prefer(best.step)
+
+    def evaluate(step: int) -> Mapping[str, float]:
+        # Evaluations are long: with all work saved, a signal may end one at once.
+        run.checkpoints.wait()
+        run.stop.unsaved = False
+        began = time.monotonic()
+        with progress.pause():
+            scores = run.evaluate(step, Weights(state.ema_params, state.ema_vectors))
+        if scores:
+            run.say("  " + "  ".join(f"{name} {value:.4g}" for name, value in scores.items()))
+        run.records.write(step, {**scores, "evaluation_seconds": time.monotonic() - began})
+        run.checkpoints.prefer(best.update(step, scores))
+        run.stop.unsaved = True
+        return scores
+
+    def is_told_to_stop(step: int, report: Report) -> bool:
+        report = jax.device_get(report)
+        guard.check(step, report)
+        return bool(report.votes > 0)
+
+    if start and schedule.evaluates(start) and not _is_evaluated(workdir, start):
+        scores = evaluate(start)
+    votes = [run.placement.votes(vote) for vote in (False, True)]
+    waiting = None  # the report of the step before, which is read while a step runs
+    began = time.monotonic()
+    for step in range(start + 1, schedule.num_steps + 1):
+        batch = run.placement.batch(next(run.data))
+        state, report = step_function(state, batch, votes[run.stop.requested])
+        ends = waiting is not None and is_told_to_stop(*waiting)
+        waiting = (step, report)
+        if step == start + 1:
+            jax.block_until_ready(state.step)
+            run.stop.unsaved = True
+            run.say(
+                f"step {step}/{schedule.num_steps}  the first, compiled in {time.monotonic() - began:.1f} s"
+            )
+            progress.start(step)
+
+        last = step == schedule.num_steps
+        logs, evaluates = step % schedule.log_every == 0 or last, schedule.evaluates(step)
+        if ends or logs or evaluates or step % schedule.save_every == 0:
+            # Nothing is written of a step that the guard has not seen.
+            ends |= is_told_to_stop(*waiting)
+            waiting = None
+        if logs:
+            values = summarize(jax.device_get(state.totals))
+            speed, left = progress.speed(step)
+            run.say(progress.line(step, values["loss"], speed, left))
+            run.records.write(step, {**values, "steps_per_second": speed})
+            zeros = Totals.zeros(run.experiment.levels.num_levels)
+            state = state.replace(totals=run.placement.replicate(zeros))
+            run.checkpoints.check()
+        if ends or evaluates or step % schedule.save_every == 0:
+            record = {"position": run.data.get_state(), "guard": guard.get_state(), **about}
+            run.checkpoints.save(step, state, record)
+        if ends:
+            run.checkpoints.wait()
+            raise Stopped(f"stopped after step {step}, which is saved; start again to go on")
+        if evaluates:
+            scores = evaluate(step)
+    run.stop.unsaved = False
     return state, scores
+
+
+class _Best:
+    """The step with the lowest value of a score, among those that metrics.jsonl has."""
+
+    def __init__(self, workdir: epath.Path, score: str | None):
+        self._score = score or ""  # which no score is called
+        lines = recording.read(workdir)
+        known = [(line[self._score], line["step"]) for line in lines if line.get(self._score)]
+        self._lowest, self.step = min(known, default=(np.inf, None))
+
+    def update(self, step: int, scores: Mapping[str, float]) -> int | None:
+        """The best step, now that `step` has its scores."""
+        value = scores.get(self._score, np.inf)
+        if value < self._lowest:
+            self._lowest, self.step = value, step
+        return self.step
+
+
+def _is_evaluated(workdir: epath.Path, step: int) -> bool:
+    """Whether the scores of a step are recorded; the first process knows."""
+    lines = recording.read(workdir) if jax.process_index() == 0 else []
+    known = any(line["step"] == step and "evaluation_seconds" in line for line in lines)
+    return everywhere(known or jax.process_index() != 0)
 
 
 def init_state(experiment: Experiment, placement: Placement, seed: int) -> TrainState:

@@ -10,12 +10,15 @@ import optax
 from flax import linen as nn
 from flax import struct
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
 
 from drl_jax import spectral
 from drl_jax.networks import bind
 from drl_jax.noise import Levels, diffuse, fold_in
 from drl_jax.recovery import draw, objective
 from drl_jax.types import Batch, Keys, Leaf, Tree
+
+Votes = Float[Array, "1"]
 
 
 class Totals(struct.PyTreeNode):
@@ -37,11 +40,29 @@ class Totals(struct.PyTreeNode):
         return cls(*(jnp.zeros(num_levels) for _ in dataclasses.fields(cls)))
 
 
+class Report(struct.PyTreeNode):
+    """What a step tells the host, the same on every device.
+
+    seen:           the step's own sums, before they are added to the state's.
+    gradient_norm:  of the whole gradient.
+    finite:         whether every parameter is, after the step.
+    reach:          max |x⁻| over each device's samples, [devices].
+    votes:          how many devices were told that the run shall stop.
+    """
+
+    seen: Totals
+    gradient_norm: Leaf
+    finite: Leaf
+    reach: Leaf
+    votes: Leaf
+
+
 class TrainState(struct.PyTreeNode):
     """Everything that a checkpoint must hold to continue the run bit for bit."""
 
     step: Leaf
-    key: Leaf  # the run's one root key: never replaced; each step folds in `step`
+    key: Leaf  # the run's one root key: never replaced; each step folds in `rollbacks` and `step`
+    rollbacks: Leaf  # how often the run has diverged and gone back: another number, other noise
     params: Tree
     vectors: Tree  # of spectral normalisation
     opt_state: Tree
@@ -84,6 +105,7 @@ def init_state(
     return TrainState(
         step=jnp.zeros([], jnp.int32),
         key=root,
+        rollbacks=jnp.zeros([], jnp.int32),
         params=params,
         vectors=vectors,
         opt_state=optimizer.init(params),
@@ -101,17 +123,19 @@ def make_train_step(
     settings: Settings,
     *,
     axis: str | None = None,
-) -> Callable[[TrainState, Batch], TrainState]:
-    """Returns step(state, x [batch, *shape]) -> state. Algorithm 1 of the paper.
+) -> Callable[[TrainState, Batch, Votes], tuple[TrainState, Report]]:
+    """Returns step(state, x [batch, *shape], votes [1]) -> (state, report). Algorithm 1 of the paper.
 
     Under `jax.shard_map` over a mesh's `axis`, x is this device's part of the batch, and the parts follow
-    each other in the order of the axis; without, x is the whole batch.
+    each other in the order of the axis; without, x is the whole batch. `votes` is 1 where the process was
+    told to stop: the report's sum tells all processes alike.
     """
 
-    def train_step(state: TrainState, x: Batch) -> TrainState:
+    def train_step(state: TrainState, x: Batch, votes: Votes) -> tuple[TrainState, Report]:
         parts, part = (1, 0) if axis is None else (jax.lax.axis_size(axis), jax.lax.axis_index(axis))
         rows = x.shape[0]
-        keys = example_keys(jax.random.fold_in(state.key, state.step), rows, part * rows)
+        attempt = jax.random.fold_in(state.key, state.rollbacks)
+        keys = example_keys(jax.random.fold_in(attempt, state.step), rows, part * rows)
         t = jax.vmap(lambda key: jax.random.randint(key, (), 0, levels.num_levels))(fold_in(keys, 0))
         x_t, x_next = diffuse(fold_in(keys, 1), x, t, levels)
 
@@ -135,7 +159,7 @@ def make_train_step(
 
         gradients, (positive, negative) = jax.grad(loss, has_aux=True)(state.params)
         weight = jnp.asarray(levels.weight, positive.dtype)[t]
-        of_level = jax.nn.one_hot(t, levels.num_levels)
+        of_level = jax.nn.one_hot(t, levels.num_levels, dtype=bool)
         seen = Totals(
             count=jnp.ones_like(positive),
             loss=weight * (negative - positive),
@@ -144,15 +168,26 @@ def make_train_step(
             moved=info.moved.sum(axis=0),
             gradient=info.gradient_norm[-1],
         )
-        seen = jax.tree.map(lambda value: value @ of_level, seen)
+        # No matrix product: a NaN of one level would be one of all.
+        per_level = lambda value: jnp.sum(jnp.where(of_level, value[:, None], 0), axis=0)
+        seen = jax.tree.map(per_level, seen)
         gradients = jax.tree.map(lambda mean: mean / parts, gradients)
-        gradients, seen = summed((gradients, seen))
+        reach = jnp.zeros(parts).at[part].set(jnp.max(jnp.abs(x_negative)))
+        gradients, seen, reach, votes = summed((gradients, seen, reach, votes[0]))
 
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        return TrainState(
+        report = Report(
+            seen=seen,
+            gradient_norm=optax.tree.norm(gradients),
+            finite=jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)])),
+            reach=reach,
+            votes=votes,
+        )
+        state = TrainState(
             step=state.step + 1,
             key=state.key,
+            rollbacks=state.rollbacks,
             params=params,
             vectors=vectors,
             opt_state=opt_state,
@@ -160,6 +195,7 @@ def make_train_step(
             ema_vectors=averaged(state.ema_vectors, vectors),
             totals=jax.tree.map(jnp.add, state.totals, seen),
         )
+        return state, report
 
     def summed(tree):
         if axis is None:

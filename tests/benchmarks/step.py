@@ -92,13 +92,14 @@ def step_seconds(experiment: Experiment, placement: Placement, batch: int) -> tu
         )
     )
     x = placement.batch(np.random.default_rng(0).standard_normal((batch, *experiment.shape), np.float32))
+    votes = placement.votes(False)
     start = time.perf_counter()
-    compiled = function.lower(state, x).compile()
+    compiled = function.lower(state, x, votes).compile()
     compiling = time.perf_counter() - start
 
     def call():
         nonlocal state
-        state = compiled(state, x)
+        state, _ = compiled(state, x, votes)
         return state
 
     return compiling, median(call)

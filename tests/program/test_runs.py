@@ -13,11 +13,11 @@ from drl_jax import configuration
 from drl_jax.experiment import build
 from drl_jax.main import parse
 from drl_jax.parallel.devices import place
-from drl_jax.training.checkpoints import open_checkpoints
+from drl_jax.training.checkpoints import FOLDER, load
 from tests.program.conftest import CONFIGS, small
 
 DIGITS = ["--config=digits.py", *small(levels__count=3)]
-WALL_CLOCK = ("steps_per_second",)
+WALL_CLOCK = ("steps_per_second", "evaluation_seconds")
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +28,12 @@ def data_dir(tmp_path_factory):
 def state_of(workdir):
     """The newest checkpoint: (state as numpy, position in the data)."""
     experiment = build(configuration.load(epath.Path(workdir) / "config.json"))
-    with open_checkpoints(workdir / "checkpoints", keep=3) as checkpoints:
-        like = jax.eval_shape(experiment.init_state, jax.random.key(0))
-        state, position = checkpoints.restore(like, place(4))
-    state = state.replace(key=jax.random.key_data(state.key))
-    return jax.tree.map(np.asarray, state), position
+    like = jax.eval_shape(experiment.init_state, jax.random.key(0))
+    checkpoint, damaged = load(epath.Path(workdir) / FOLDER, like, place(4), print)
+    assert checkpoint is not None
+    assert not damaged
+    state = checkpoint.state.replace(key=jax.random.key_data(checkpoint.state.key))
+    return jax.tree.map(np.asarray, state), checkpoint.record["position"]
 
 
 def records_of(workdir) -> list[dict]:

@@ -29,7 +29,7 @@ def run(num_devices: int, num_steps: int = 3) -> list[TrainState]:
     step = placement.split(make_train_step(NETWORK, LEVELS, SGD, SETTINGS, axis=AXIS))
     state, states = placement.replicate(initial()), []
     for _ in range(num_steps):
-        state = step(state, placement.batch(BATCH))
+        state, _ = step(state, placement.batch(BATCH), placement.votes(False))
         states.append(jax.tree.map(jnp.copy, state))  # the next step takes the state's own buffers
     return states
 
@@ -96,7 +96,7 @@ def test_the_energy_penalty_draws_energies_to_zero():
         step = jax.jit(make_train_step(NETWORK, LEVELS, optax.sgd(1e-3), settings))
         state = initial()
         for _ in range(20):
-            state = step(state, jnp.asarray(BATCH))
+            state, _ = step(state, jnp.asarray(BATCH), jnp.zeros(1))
         return float(jnp.sum(jnp.abs(state.totals.positive)))
 
     assert size(10.0) < 0.8 * size(0.0)

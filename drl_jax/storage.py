@@ -1,0 +1,73 @@
+"""The folder that a run lives in: opened for writing by one job at a time, its files written whole."""
+
+import os
+import socket
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from etils import epath
+
+from drl_jax.errors import UserError
+
+_LOCK = ".lock"
+
+
+def is_local(path: epath.Path) -> bool:
+    """Whether a path is a file's, not gs://… or another store's."""
+    return "://" not in str(path)
+
+
+@contextmanager
+def held(workdir: epath.Path) -> Iterator[None]:
+    """Makes the folder and keeps other jobs out of it.
+
+    The lock is the kernel's: it ends with the process that holds it, however that ends. Object stores
+    have none.
+
+    Raises UserError: the folder cannot be written, or another job is at work in it.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe = workdir / f".writable.{uuid.uuid4().hex}"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"--workdir={workdir} cannot be written: {error.strerror or error}") from None
+    if not is_local(workdir):
+        yield
+        return
+
+    import fcntl  # not on every system, nor needed for a store
+
+    with open(workdir / _LOCK, "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise UserError(
+                f"--workdir={workdir} is in use by {holder}; wait for it, or take another --workdir"
+            ) from None
+        except OSError as error:
+            raise UserError(f"--workdir={workdir} cannot be locked: {error.strerror}") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
+
+
+def write(path: epath.Path, content: bytes | str) -> None:
+    """Writes a file whole or not at all, over the one that is there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = content.encode() if isinstance(content, str) else content
+    if not is_local(path):
+        path.write_bytes(content)  # a store shows an object when it is whole
+        return
+    unfinished = path.parent / f".{path.name}.unfinished"
+    try:
+        unfinished.write_bytes(content)
+        unfinished.replace(path)
+    except OSError:
+        unfinished.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,151 @@
+"""Processes to kill: the program, forked from a server that has imported it, on a tiny run of the digits."""
+
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from drl_jax import configuration
+from drl_jax.experiment import build
+from drl_jax.parallel.devices import place
+from drl_jax.reporting import records
+from drl_jax.training.checkpoints import FOLDER, Checkpoint, load
+from tests.faults import child
+from tests.program.conftest import CONFIGS, small
+
+WALL_CLOCK = ("steps_per_second", "evaluation_seconds")
+_server = multiprocessing.get_context("forkserver")
+_server.set_forkserver_preload(["tests.faults.child", "drl_jax.data.digits"])
+
+TINY = [
+    f"--config={CONFIGS}/digits.py",
+    *small(
+        levels__count=3,
+        training__steps=24,
+        checkpoint__every=4,
+        evaluation__every=8,
+        evaluation__metric="frechet_pixels",
+        training__log_every=2,
+    ),
+]
+
+
+class Job:
+    """One process of the program."""
+
+    def __init__(self, argv: list[str], printed: Path, environment: dict[str, str], faults: dict[str, dict]):
+        self._printed = printed
+        self._process = _server.Process(target=child.run, args=(argv, str(printed), environment, faults))
+        self._process.start()
+
+    def printed(self) -> str:
+        return self._printed.read_text() if self._printed.exists() else ""
+
+    def wait_for(self, text: str, seconds: float = 90) -> None:
+        end = time.monotonic() + seconds
+        while text not in self.printed():
+            assert self._process.is_alive(), f"ended before it printed {text!r}:\n{self.printed()}"
+            assert time.monotonic() < end, f"{text!r} was not printed:\n{self.printed()}"
+            time.sleep(0.01)
+
+    def send(self, number: signal.Signals) -> None:
+        assert self._process.pid is not None
+        os.kill(self._process.pid, number)
+
+    def ended(self, seconds: float = 120) -> int:
+        """The exit code; negative for a signal."""
+        self._process.join(seconds)
+        if self._process.exitcode is None:
+            self._process.kill()
+            raise AssertionError(f"still running after {seconds} s:\n{self.printed()}")
+        assert "Traceback" not in self.printed(), self.printed()
+        return self._process.exitcode
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory) -> dict[str, str]:
+    """What all jobs share: compiled programs and the prepared digits."""
+    folder = tmp_path_factory.mktemp("faults")
+    return {"XDG_CACHE_HOME": str(folder / "cache"), "TFDS_DATA_DIR": str(folder / "data")}
+
+
+@pytest.fixture
+def start(shared, tmp_path):
+    """start(command, workdir, *overrides, processes=1, devices=2, **faults) -> jobs, killed at the end."""
+    jobs = []
+
+    def start(command, workdir, *overrides, processes=1, devices=2, cached=True, **faults) -> list[Job]:
+        environment = {**shared, "DEVICES": str(devices)}
+        if not cached:
+            environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
+        if processes > 1:
+            with socket.socket() as free:
+                free.bind(("localhost", 0))
+                address = f"localhost:{free.getsockname()[1]}"
+            environment |= {"JAX_NUM_PROCESSES": str(processes), "JAX_COORDINATOR_ADDRESS": address}
+        given = [] if command == "sample" else TINY
+        for rank in range(processes):
+            printed = tmp_path / f"{len(jobs)}.txt"
+            own = {**environment, "JAX_PROCESS_ID": str(rank)} if processes > 1 else environment
+            argv = [command, *given, f"--workdir={workdir}", *overrides]
+            jobs.append(Job(argv, printed, own, faults))
+        return jobs[-processes:]
+
+    yield start
+    for job in jobs:
+        job._process.kill()
+
+
+@pytest.fixture(scope="session")
+def whole(shared, tmp_path_factory) -> Path:
+    """The workdir of a run that nothing befell, with its samples."""
+    folder = tmp_path_factory.mktemp("whole")
+    for command, given in (("train", TINY), ("sample", [])):
+        argv = [command, *given, f"--workdir={folder}"]
+        job = Job(argv, folder / f"{command}.txt", {**shared, "DEVICES": "2"}, {})
+        assert job.ended() == 0, job.printed()
+    return folder
+
+
+def newest(workdir: Path) -> Checkpoint:
+    """The newest checkpoint, which must verify."""
+    experiment = build(configuration.load(epath.Path(workdir) / configuration.FILE))
+    like = jax.eval_shape(experiment.init_state, jax.random.key(0))
+    placement = place(4, devices=jax.devices()[:1])
+    checkpoint, damaged = load(epath.Path(workdir) / FOLDER, like, placement, print)
+    assert checkpoint is not None
+    assert not damaged
+    return checkpoint
+
+
+def lines(workdir: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl without the fields that tell the time. Each step must be there once."""
+    kept = [
+        {name: value for name, value in line.items() if name not in WALL_CLOCK}
+        for line in records.read(epath.Path(workdir))
+    ]
+    assert len({line["step"] for line in kept}) == len(kept)
+    return kept
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    """The same parameters, averages, optimizer state, sums, data position, guard and metrics, to the bit."""
+    one, other = newest(a).record, newest(b).record
+    for name in ("step", "digests", "position", "guard"):
+        assert one[name] == other[name], name
+    assert lines(a) == lines(b)
+    assert json.loads((a / "scores.json").read_text()) == json.loads((b / "scores.json").read_text())
+
+
+def samples(workdir: Path) -> np.ndarray:
+    with np.load(workdir / "samples.npz") as file:
+        return file["arr_0"]

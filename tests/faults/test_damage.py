@@ -1,0 +1,159 @@
+"""Every file of the newest checkpoint damaged in every way: never a wrong restore."""
+
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from etils import epath
+
+from drl_jax.networks import ResidualEnergy
+from drl_jax.noise import make_levels
+from drl_jax.parallel.devices import place
+from drl_jax.training.checkpoints import Keep, digests, load, open_checkpoints, steps
+from drl_jax.training.step import init_state
+
+PLACEMENT = place(1, devices=jax.devices()[:1])
+
+
+@pytest.fixture(scope="module")
+def state():
+    network = ResidualEnergy(channels=8, multipliers=(1,), blocks=1)
+    adam = optax.adam(1e-3)
+    return PLACEMENT.replicate(init_state(jax.random.key(0), network, make_levels(2), adam, (4, 4, 1)))
+
+
+def after(state, step):
+    """Another state for every step."""
+    return state.replace(
+        step=PLACEMENT.replicate(jnp.int32(step)), params=jax.tree.map(lambda p: p + step, state.params)
+    )
+
+
+@pytest.fixture(scope="module")
+def saved(state, tmp_path_factory):
+    """Checkpoints of steps 1 and 2."""
+    directory = epath.Path(tmp_path_factory.mktemp("saved"))
+    with open_checkpoints(directory, Keep(5)) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, after(state, step), {"position": step})
+    return directory
+
+
+def files(folder) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in Path(folder).rglob("*") if p.is_file())
+
+
+def truncate(path, rng):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def empty(path, rng):
+    path.write_bytes(b"")
+
+
+def delete(path, rng):
+    path.unlink()
+
+
+def flip(path, rng):
+    content = bytearray(path.read_bytes())
+    if content:
+        content[rng.integers(len(content))] ^= 1 << rng.integers(8)
+    path.write_bytes(content)
+
+
+def outcome(directory, state):
+    """The step that is restored, whose state must be the one that was saved; 0 for none."""
+    warnings = []
+    checkpoint, damaged = load(directory, state, PLACEMENT, warnings.append)
+    assert len(warnings) == len(damaged)
+    for step, warning in zip(damaged, warnings, strict=True):
+        assert f"/{step} is damaged" in warning
+        assert "\n" not in warning
+        assert (directory / str(step)).exists()  # left in place
+    if checkpoint is None:
+        return 0
+    step = checkpoint.step
+    assert checkpoint.record["position"] == step
+    assert digests(checkpoint.state) == digests(after(state, step))
+    return step
+
+
+@pytest.mark.parametrize("damage", [truncate, empty, delete, flip])
+def test_no_damaged_file_is_restored_from(damage, saved, state, tmp_path):
+    rng = np.random.default_rng(0)
+    names = files(saved / "2")
+    assert len(names) > 5
+    outcomes = {}
+    for i, name in enumerate(names):
+        for again in range(8 if damage is flip else 1):
+            directory = epath.Path(tmp_path / f"{i}-{again}")
+            shutil.copytree(saved, directory)
+            damage(Path(directory) / "2" / name, rng)
+            outcomes[name, again] = outcome(directory, state)
+            shutil.rmtree(directory)
+    # Either the newest, verified, or the one before: `outcome` has compared every array.
+    assert set(outcomes.values()) <= {1, 2}
+    arrays = [step for (name, _), step in outcomes.items() if "/d/" in name]
+    assert 1 in arrays
+    print(f"{damage.__name__}: {len(outcomes)} damages, {list(outcomes.values()).count(1)} fell back")
+
+
+def test_a_flipped_byte_of_an_array_is_found(saved, state, tmp_path):
+    # The arrays' own bytes are the largest file; Orbax alone restores them without a word.
+    directory = epath.Path(tmp_path / "flipped")
+    shutil.copytree(saved, directory)
+    largest = max((Path(directory) / "2" / n for n in files(saved / "2")), key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    for i in range(len(content) // 4, len(content), len(content) // 4):
+        content[i] ^= 1
+    largest.write_bytes(content)
+    assert outcome(directory, state) == 1
+
+
+def test_an_empty_folder_and_all_damaged(saved, state, tmp_path):
+    directory = epath.Path(tmp_path / "damaged")
+    shutil.copytree(saved, directory)
+    (directory / "7").mkdir()
+    assert outcome(directory, state) == 2
+    shutil.rmtree(directory / "2")
+    shutil.rmtree(directory / "1" / "state")
+    assert outcome(directory, state) == 0
+
+
+def test_sound_checkpoints_are_not_deleted_for_damaged_ones(saved, state, tmp_path):
+    directory = epath.Path(tmp_path / "run")
+    shutil.copytree(saved, directory)
+    for step in (5, 6):
+        (directory / str(step)).mkdir()
+    with open_checkpoints(directory, Keep(1)) as checkpoints:
+        assert checkpoints.load(state, PLACEMENT, lambda line: None).step == 2
+        checkpoints.save(3, after(state, 3), {"position": 3})
+        checkpoints.wait()
+        assert steps(directory) == [3, 5, 6]
+        # A damaged one gives way when the run comes to its step again.
+        checkpoints.save(5, after(state, 5), {"position": 5})
+    assert outcome(directory, state) == 5
+
+
+def test_which_checkpoints_are_kept(state, tmp_path):
+    directory = epath.Path(tmp_path / "run")
+    with open_checkpoints(directory, Keep(2, every=5)) as checkpoints:
+        for step in range(1, 13):
+            checkpoints.save(step, after(state, step), {"position": step})
+            if step == 3:
+                checkpoints.prefer(step)
+    assert steps(directory) == [3, 5, 10, 11, 12]
+
+
+def test_what_is_saved_says_where_it_came_from(whole):
+    from tests.faults.conftest import newest
+
+    record = newest(whole).record
+    assert record["config"]["network"]["channels"] == 8
+    assert record["versions"]["jax"] == jax.__version__
+    assert record["commit"] is None or len(record["commit"]) >= 40

@@ -1,0 +1,53 @@
+"""kill -9 at any instant: the run that goes on ends as the one that was never killed."""
+
+import shutil
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from tests.faults.conftest import assert_same_run, lines, samples
+
+INSTANTS = 20
+# Over a run's length; the last quarter is spent in `sample`.
+FRACTIONS = (np.arange(INSTANTS) + np.random.default_rng(0).random(INSTANTS)) / INSTANTS
+
+
+@pytest.fixture(scope="module")
+def seconds() -> dict[str, float]:
+    """How long a command takes that nothing befalls, programs compiled and data prepared."""
+    return {}
+
+
+@pytest.mark.parametrize("fraction", FRACTIONS)
+def test_a_run_killed_at_any_instant_ends_the_same(fraction, start, whole, tmp_path, seconds):
+    command, part = ("train", fraction / 0.75) if fraction < 0.75 else ("sample", (fraction - 0.75) * 4)
+    workdir = tmp_path / "run"
+
+    def begin(workdir):
+        if command == "sample":
+            shutil.copytree(whole, workdir)
+            (workdir / "samples.npz").unlink()
+        return start(command, workdir)[0]
+
+    if command not in seconds:
+        began = time.monotonic()
+        assert begin(tmp_path / "timed").ended() == 0
+        seconds[command] = time.monotonic() - began
+
+    job = begin(workdir)
+    time.sleep(part * seconds[command])
+    job.send(signal.SIGKILL)
+    job._process.join()
+
+    (job,) = start(command, workdir)
+    assert job.ended() == 0, job.printed()
+    assert_same_run(workdir, whole)
+    if command == "sample":
+        np.testing.assert_array_equal(samples(workdir), samples(whole))
+
+
+def test_the_run_that_the_others_are_held_against(whole):
+    assert [line["step"] for line in lines(whole)] == list(range(2, 25, 2))
+    assert [line["step"] for line in lines(whole) if "frechet_pixels" in line] == [8, 16, 24]
