@@ -4,8 +4,13 @@ Orbax restores an array with a flipped byte without a word. So every array is sa
 checkpoint that does not give the same digests when it is read is passed over for the one before.
 """
 
+import gc
 import hashlib
 import json
+import logging
+import sys
+import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -68,18 +73,54 @@ def _read(path: epath.Path, like: TrainState, placement: Placement) -> tuple[Che
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placement.replicated), like
     )
-    try:
-        loaded = ocp.load_checkpointables(path, {"state": abstract, "record": None})
-        state, record = loaded["state"], dict(loaded["record"])
-        seal, saved = record.pop("seal"), record["digests"]
-    except Exception as error:  # whatever a damaged file makes the reader stumble over
-        return None, _line(error)
+    with _quiet() as settle:
+        failure = None
+        try:
+            with _context():
+                loaded = ocp.load_checkpointables(path, {"state": abstract, "record": None})
+            state, record = loaded["state"], dict(loaded["record"])
+            seal, saved = record.pop("seal"), record["digests"]
+        except Exception as error:  # whatever a damaged file makes the reader stumble over
+            failure = _line(error)
+        if failure is not None:  # and the error itself, which holds what the reader left, is gone
+            settle()
+            return None, failure
     if seal != _seal(record):
         return None, "its record is not the one that was saved"
     wrong = [name for name, digest in digests(state).items() if saved.get(name) != digest]
     if wrong:
         return None, f"{len(wrong)} arrays are not those that were saved, the first is {wrong[0]}"
     return Checkpoint(record["step"], state, record), ""
+
+
+def _context() -> ocp.Context:
+    """Keeps the record as JSON: the registry's default for a dict is a tree of arrays."""
+    registry = ocp.handlers.local_registry()
+    registry.add(ocp.handlers.JsonHandler, checkpointable_name="record")
+    context = ocp.Context()
+    context.checkpointables.registry = registry
+    return context
+
+
+@contextmanager
+def _quiet() -> Iterator[Callable[[], None]]:
+    """Lets nothing be printed by a read that fails. It leaves other reads unfinished, whose complaints come
+    later, with tracebacks; the function that is handed out waits for these."""
+
+    def settle() -> None:
+        time.sleep(0.2)
+        gc.collect()
+
+    hook, level = sys.unraisablehook, logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    sys.unraisablehook = lambda _: None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield settle
+    finally:
+        sys.unraisablehook = hook
+        logging.disable(level)
 
 
 class Checkpoints:
@@ -153,6 +194,7 @@ def open_checkpoints(directory: epath.Path, keep: Keep) -> Iterator[Checkpoints]
     always: Any = ocp.training.save_decision_policies.FixedIntervalPolicy(1)
     checkpointer = ocp.training.Checkpointer(
         directory,
+        context=_context(),
         save_decision_policy=always,
         preservation_policy=policy,
         cleanup_tmp_directories=True,  # what a killed job was about to save
