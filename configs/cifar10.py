@@ -1,7 +1,7 @@
 """CIFAR-10, 32x32, unconditional: the paper's six levels.
 
-    --config=configs/cifar10.py:t6     the network of the published figures, 34.8 M parameters
-    --config=configs/cifar10.py:small  2 blocks instead of 8, 9.06 M parameters, for one GPU
+--config=configs/cifar10.py:t6     the network of the published figures, 34.8 M parameters
+--config=configs/cifar10.py:small  2 blocks instead of 8, 9.06 M parameters, for one GPU
 """
 
 from drl_jax.configuration import Config, base

@@ -1,7 +1,7 @@
 """LSUN at 128x128, unconditional: the paper's six levels.
 
-    --config=configs/lsun128.py:church or :bedroom, with an export of the pictures,
-    --config.data.path=bedroom_train.zip (a folder or a zip)
+--config=configs/lsun128.py:church or :bedroom, with an export of the pictures,
+--config.data.path=bedroom_train.zip (a folder or a zip)
 """
 
 from drl_jax.configuration import Config, base

@@ -1,7 +1,7 @@
 """LSUN at 64x64, unconditional: the paper's six levels.
 
-    --config=configs/lsun64.py:church or :bedroom, with an export of the pictures,
-    --config.data.path=church_outdoor_train.zip (a folder or a zip)
+--config=configs/lsun64.py:church or :bedroom, with an export of the pictures,
+--config.data.path=church_outdoor_train.zip (a folder or a zip)
 """
 
 from drl_jax.configuration import Config, base

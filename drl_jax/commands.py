@@ -27,7 +27,7 @@ from drl_jax.parallel.stopping import Stop
 from drl_jax.reporting import pictures, provenance
 from drl_jax.reporting.records import Nowhere, open_records
 from drl_jax.sampling import Sampler, Weights
-from drl_jax.training.checkpoints import FOLDER, Keep, load, open_checkpoints
+from drl_jax.training.checkpoints import FOLDER, Keep, hush, load, open_checkpoints
 from drl_jax.training.guard import Limits
 from drl_jax.training.loop import Run, Schedule, init_state
 from drl_jax.training.loop import train as run_training
@@ -40,6 +40,7 @@ def start() -> None:
     if not jax.config.values["jax_compilation_cache_dir"]:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "drl_jax"
         jax.config.update("jax_compilation_cache_dir", str(cache))
+    hush()
 
 
 def train(config: Config, workdir: epath.Path, config_file: str, stop: Stop) -> None:
@@ -86,7 +87,6 @@ def train(config: Config, workdir: epath.Path, config_file: str, stop: Stop) -> 
                     flip=config.data.flip,
                     process_index=jax.process_index(),
                     process_count=jax.process_count(),
-                    timeout=config.data.timeout,
                 ),
                 evaluate=evaluate,
                 placement=placement,

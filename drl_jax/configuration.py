@@ -52,7 +52,7 @@ def base() -> Config:
     config.data.crop = placeholder(tuple)  # (top, left, height, width) in pixels; none: central square
     config.data.flip = True  # mirror half of the pictures, left to right
     config.data.batch_size = 256  # examples a step, over all devices
-    config.data.timeout = 600.0  # seconds that a batch may take to be read
+    config.data.timeout = 600.0  # seconds that reading a batch may take
 
     config.network = ConfigDict()
     config.network.name = "residual"  # residual (pictures) or points

@@ -7,7 +7,3 @@ class UserError(Exception):
     The message is one line that names the config key, flag or file, its value, and what would be
     right; the command line prints that line alone and exits with code 1.
     """
-
-
-class Hang(UserError):
-    """Something did not answer in time. The thread that waits for it may never end."""

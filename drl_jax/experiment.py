@@ -93,6 +93,7 @@ def open_data(config: Config, prepare_command: str) -> Source:
         path=data.path,
         crop=data.crop,
         density=data.density,
+        timeout=data.timeout,
         prepare_command=prepare_command,
     )
 

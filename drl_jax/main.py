@@ -1,6 +1,5 @@
 """The command line: COMMAND, then a config file with overrides, then a workdir."""
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from ml_collections import config_flags
 
 from drl_jax import configuration
 from drl_jax.configuration import Config
-from drl_jax.errors import Hang, UserError
+from drl_jax.errors import UserError
 from drl_jax.parallel.stopping import EXIT_CODE, Stop, Stopped, listening
 
 COMMANDS = {
@@ -51,10 +50,6 @@ def _run(argv: Sequence[str], stop: Stop) -> int:
         return EXIT_CODE
     except UserError as error:
         print(f"drl-jax: {error}", file=sys.stderr)
-        if isinstance(error, Hang):
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(1)  # an orderly end would wait for the thread that hangs
     except OSError as error:  # a full disk, a folder that is gone
         where = "" if error.filename is None else f"{error.filename}: "
         print(f"drl-jax: {where}{error.strerror or error}; checkpoints are kept", file=sys.stderr)

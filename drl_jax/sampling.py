@@ -45,9 +45,7 @@ class Sampler:
         self._placement, self._batch_size, self._seed = placement, batch_size, seed
 
         def draw(key, weights, first):
-            keys = jax.lax.with_sharding_constraint(
-                example_keys(key, batch_size, first), placement.batched
-            )
+            keys = jax.lax.with_sharding_constraint(example_keys(key, batch_size, first), placement.batched)
             f = bind(experiment.network, weights.normalized())
             x_0, process, _ = synthesize(
                 keys,

@@ -51,9 +51,7 @@ def warm_up(params: Tree, vectors: Tree, *, iterations: int) -> Tree:
     return traverse_util.unflatten_dict({path: warm(path, u) for path, u in _flat(vectors).items()})
 
 
-def spectral_norm(
-    kernel: jax.Array, u: jax.Array, *, iterations: int = 1
-) -> tuple[jax.Array, jax.Array]:
+def spectral_norm(kernel: jax.Array, u: jax.Array, *, iterations: int = 1) -> tuple[jax.Array, jax.Array]:
     """σ = v M u′ᵀ after `iterations` power iterations from u [outputs]; returns (σ, u′)."""
     matrix = _matrix(kernel)
     fixed, u = jax.lax.stop_gradient((matrix, u))

@@ -1,18 +1,15 @@
 """From a source to the batches of one process, in an order that no number of processes changes."""
 
 import os
-import queue
 import sys
-import threading
 from functools import lru_cache
-from typing import Any
 
 import grain
 import numpy as np
 from jaxtyping import Float32, Int, UInt8
 
 from drl_jax.data.sources import Source
-from drl_jax.errors import Hang, UserError
+from drl_jax.errors import UserError
 
 # First words of the seeds, so that the order and the flips are independent streams.
 _ORDER, _FLIPS = 0, 1
@@ -26,8 +23,7 @@ def batches(
     flip: bool,
     process_index: int,
     process_count: int,
-    timeout: float = 600.0,
-) -> "Batches":
+) -> grain.DatasetIterator[Float32[np.ndarray, "..."]]:
     """Endless batches: the rows of this process out of every global batch of `batch_size`.
 
     Every epoch is a new permutation of the source and batches run on across the end of an epoch, so
@@ -42,7 +38,6 @@ def batches(
       flip: mirror each picture left to right with probability one half.
       process_index: r.
       process_count: P, a divisor of B.
-      timeout: seconds that a batch may take.
 
     Returns:
       An iterator over float32 rows: pictures `[B/P, H, W, C]` in [-1, 1], points `[B/P, 2]` as they
@@ -50,7 +45,6 @@ def batches(
 
     Raises:
       UserError: B does not divide over the processes, or (from `next`) an example is unreadable.
-      Hang: (from `next`) a batch takes longer than `timeout`.
     """
     per_process, remainder = divmod(batch_size, process_count)
     if batch_size < 1 or remainder:
@@ -72,57 +66,7 @@ def batches(
 
     threads = min(8, os.cpu_count() or 1)
     ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(4, threads))
-    return Batches(iter(grain.MapDataset.range(sys.maxsize).map(batch).to_iter_dataset(ahead)), timeout)
-
-
-class Batches:
-    """An iterator over batches whose `next` returns or raises in time.
-
-    A disk or a server that does not answer would hold the reader, and with it the run, for ever. So a
-    thread of its own reads, which is left behind when it does not come back.
-    """
-
-    def __init__(self, rows: grain.DatasetIterator[Float32[np.ndarray, "..."]], timeout: float):
-        self._rows, self._timeout = rows, timeout
-        self._asked: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self._read: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def __iter__(self) -> "Batches":
-        return self
-
-    def __next__(self) -> Float32[np.ndarray, "..."]:
-        self._asked.put(None)
-        try:
-            read = self._read.get(timeout=self._timeout)
-        except queue.Empty:
-            raise Hang(
-                f"no batch came within config.data.timeout={self._timeout:g} seconds: the data's disk or "
-                "server does not answer"
-            ) from None
-        if isinstance(read, UserError):
-            raise read
-        if isinstance(read, BaseException):
-            raise UserError(
-                f"a reader of the data died of {type(read).__name__}: {' '.join(str(read).split())}"
-            ) from read
-        return read
-
-    def get_state(self) -> dict[str, Any]:
-        """The position after the last batch, as JSON."""
-        return self._rows.get_state()
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Back to a position."""
-        self._rows.set_state(state)
-
-    def _serve(self) -> None:
-        while True:
-            self._asked.get()
-            try:
-                self._read.put(next(self._rows))
-            except BaseException as error:  # a reader that dies must be heard of
-                self._read.put(error)
+    return iter(grain.MapDataset.range(sys.maxsize).map(batch).to_iter_dataset(ahead))
 
 
 def _order(length: int, seed: int):

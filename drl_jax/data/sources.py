@@ -1,7 +1,9 @@
 """Random access to examples, whatever they are stored as."""
 
+import queue
 import shlex
-from typing import Protocol, runtime_checkable
+import threading
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int, UInt8
@@ -72,6 +74,45 @@ class Remembered:
         return self._pixels[indices]
 
 
+class Watched:
+    """A source whose `take` returns or raises in time.
+
+    A disk or a server that does not answer would hold the reader, and with it the run, for ever. So each
+    call has a thread of its own, which is left behind when it does not come back.
+    """
+
+    def __init__(self, source: Source, timeout: float):
+        self._source, self._timeout = source, timeout
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def take(self, indices: Indices) -> Examples:
+        answer: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+        def read() -> None:
+            try:
+                answer.put(self._source.take(indices))
+            except BaseException as error:  # a reader that dies must be heard of
+                answer.put(error)
+
+        threading.Thread(target=read, daemon=True).start()
+        try:
+            examples = answer.get(timeout=self._timeout)
+        except queue.Empty:
+            raise UserError(
+                f"{len(indices)} examples were not read within config.data.timeout={self._timeout:g} "
+                "seconds: the data's disk or server does not answer"
+            ) from None
+        if isinstance(examples, UserError):
+            raise examples
+        if isinstance(examples, BaseException):
+            raise UserError(
+                f"a reader of the data died of {type(examples).__name__}: {' '.join(str(examples).split())}"
+            ) from examples
+        return examples
+
+
 def open_source(
     name: str,
     *,
@@ -84,6 +125,7 @@ def open_source(
     density: str | None = None,
     size: int = 1_000_000,
     seed: int = 0,
+    timeout: float = 600.0,
     prepare_command: str = "python -m drl_jax prepare",
 ) -> Source:
     """Opens the examples that a config's `data` names.
@@ -101,6 +143,7 @@ def open_source(
       density: name of a density in the plane.
       size: how many points are drawn from it, once.
       seed: of these points.
+      timeout: seconds that a call of `take` may wait for files.
       prepare_command: what a user runs to prepare a missing set, save `--config.data.data_dir`.
 
     Returns:
@@ -129,7 +172,7 @@ def open_source(
         if image_size is None:
             raise UserError("data.image_size must be set for data.name='folder'")
         framing = Framing(image_size, channels, crop)
-        return _remembered_if_small(open_folder(path, framing), framing)
+        return _remembered_if_small(Watched(open_folder(path, framing), timeout), framing)
 
     # Imported here because tensorflow-datasets takes a second, and points do not need it.
     from drl_jax.data import prepared
@@ -146,7 +189,7 @@ def open_source(
     if image_size is None:
         image_size = prepared.natural_size(dataset, name)
     framing = Framing(image_size, channels, crop)
-    return _remembered_if_small(prepared.Prepared(dataset, name, split, framing), framing)
+    return _remembered_if_small(Watched(prepared.Prepared(dataset, name, split, framing), timeout), framing)
 
 
 def _require_train(name: str, split: str) -> None:

@@ -8,6 +8,7 @@ import gc
 import hashlib
 import json
 import logging
+import re
 import sys
 import time
 import warnings
@@ -73,18 +74,18 @@ def _read(path: epath.Path, like: TrainState, placement: Placement) -> tuple[Che
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placement.replicated), like
     )
+    loaded, failure = None, ""
     with _quiet() as settle:
-        failure = None
         try:
             with _context():
                 loaded = ocp.load_checkpointables(path, {"state": abstract, "record": None})
-            state, record = loaded["state"], dict(loaded["record"])
-            seal, saved = record.pop("seal"), record["digests"]
         except Exception as error:  # whatever a damaged file makes the reader stumble over
             failure = _line(error)
-        if failure is not None:  # and the error itself, which holds what the reader left, is gone
+        if loaded is None:  # and the error itself, which holds what the reader left, is gone
             settle()
             return None, failure
+    state, record = loaded["state"], dict(loaded["record"] or {})
+    seal, saved = record.pop("seal", None), record.get("digests", {})
     if seal != _seal(record):
         return None, "its record is not the one that was saved"
     wrong = [name for name, digest in digests(state).items() if saved.get(name) != digest]
@@ -100,6 +101,23 @@ def _context() -> ocp.Context:
     context = ocp.Context()
     context.checkpointables.registry = registry
     return context
+
+
+def hush() -> None:
+    """Leaves it to the program to tell what goes wrong in a save or a read, in one line.
+
+    Orbax logs what it raises, with its traceback, and gives up by closing an event loop to which
+    tensorstore's threads still report; each of them prints that it is closed.
+    """
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    told, unraisable = sys.excepthook, sys.unraisablehook
+
+    def is_noise(error: BaseException | None) -> bool:
+        return isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
+
+    sys.excepthook = lambda kind, error, trace: None if is_noise(error) else told(kind, error, trace)
+    sys.unraisablehook = lambda args: None if is_noise(args.exc_value) else unraisable(args)
 
 
 @contextmanager
@@ -129,9 +147,7 @@ class Checkpoints:
     def __init__(self, checkpointer: ocp.training.Checkpointer, policy: "_Policy"):
         self._checkpointer, self._policy = checkpointer, policy
 
-    def load(
-        self, like: TrainState, placement: Placement, warn: Callable[[str], None]
-    ) -> Checkpoint | None:
+    def load(self, like: TrainState, placement: Placement, warn: Callable[[str], None]) -> Checkpoint | None:
         """See `load`. Waits for the save in progress."""
         self.wait()
         loaded, damaged = load(epath.Path(self._checkpointer.directory), like, placement, warn)
@@ -249,4 +265,6 @@ def _seal(record: Mapping[str, Any]) -> str:
 
 def _line(error: Exception) -> str:
     text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:200]}"
+    # tensorstore says what the system said at the end of a long line.
+    system = re.search(r"OS error \d+: [^\]\[]*", text)
+    return system[0] if system else f"{type(error).__name__}: {text[:200]}"

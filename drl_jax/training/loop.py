@@ -4,11 +4,11 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import grain
 import jax
 import numpy as np
 from etils import epath
 
-from drl_jax.data.pipeline import Batches
 from drl_jax.errors import UserError
 from drl_jax.experiment import Experiment
 from drl_jax.parallel.devices import AXIS, Placement, everywhere
@@ -43,7 +43,7 @@ class Run(NamedTuple):
     """What a run works with."""
 
     experiment: Experiment
-    data: Batches
+    data: grain.DatasetIterator
     evaluate: Evaluate
     placement: Placement
     checkpoints: Checkpoints
@@ -231,9 +231,7 @@ def init_state(experiment: Experiment, placement: Placement, seed: int) -> Train
 def summarize(totals: Totals) -> dict[str, float]:
     """Means over the examples since the last record: of all, and per level where there were any."""
     mean = {
-        name: total / np.maximum(totals.count, 1)
-        for name, total in vars(totals).items()
-        if name != "count"
+        name: total / np.maximum(totals.count, 1) for name, total in vars(totals).items() if name != "count"
     }
     values = {"loss": float(totals.loss.sum() / totals.count.sum())}
     for t in np.flatnonzero(totals.count):

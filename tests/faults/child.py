@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from drl_jax import commands, main, sampling
-from drl_jax.data import sources
+from drl_jax.data import prepared
 from drl_jax.evaluation import PictureEvaluation
 from drl_jax.training import checkpoints, guard, loop
 
@@ -48,8 +48,8 @@ def poison(steps: list[int], factor: float, attempts: int = 1) -> None:
 
 
 def reader(after: int, how: str) -> None:
-    """From the `after`-th batch on, the thread that reads dies or hangs."""
-    take, calls = sources.Remembered.take, iter(range(10**9))
+    """From the `after`-th call on, what reads and decodes pictures dies or hangs."""
+    take, calls = prepared.Prepared.take, iter(range(10**9))
 
     def failing(self, indices):
         if next(calls) >= after:
@@ -58,7 +58,7 @@ def reader(after: int, how: str) -> None:
             raise SystemExit(3)
         return take(self, indices)
 
-    sources.Remembered.take = failing
+    prepared.Prepared.take = failing
 
 
 def small_disk(limit: int) -> None:
@@ -84,12 +84,13 @@ def tell(when: str) -> None:
 
 
 def slow_save(seconds: float) -> None:
-    """The wait for a save takes this long."""
+    """Once there is something to wait for, the wait for a save takes this long."""
     wait = checkpoints.Checkpoints.wait
 
     def slow(self):
         wait(self)
-        time.sleep(seconds)
+        if self._saving >= 0:
+            time.sleep(seconds)
 
     checkpoints.Checkpoints.wait = slow
 

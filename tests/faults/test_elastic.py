@@ -1,0 +1,49 @@
+"""Going on with other devices or processes: the same examples, levels and noise; states equal to rounding."""
+
+import jax
+import numpy as np
+import pytest
+
+from tests.faults.conftest import lines, newest
+
+# Adam divides by the gradient's own size, so that rounding may become a change of sign at the first steps.
+# With an epsilon far above the gradient it is gradient descent with momentum, and rounding stays rounding.
+GENTLE = ["--config.optimizer.epsilon=1000.0", "--config.optimizer.learning_rate=10.0"]
+SHORT = ["--config.training.steps={}", "--config.evaluation.metric=none"]
+
+
+def train(start, workdir, until, **how):
+    jobs = start("train", workdir, *GENTLE, *(o.format(until) for o in SHORT), **how)
+    for job in jobs:
+        assert job.ended() == 0, job.printed()
+    return jobs
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [(4, {"devices": 1}), (8, {"devices": 2}), (12, {"devices": 4})],
+        [(6, {"devices": 2}), (12, {"processes": 2, "devices": 1})],
+        [(6, {"processes": 2, "devices": 2}), (12, {"devices": 1})],
+    ],
+    ids=["1-2-4 devices", "1-2 processes", "2-1 processes"],
+)
+def test_other_devices_go_on_with_the_same_run(parts, start, tmp_path):
+    train(start, tmp_path / "whole", 12, devices=1)
+    for until, how in parts:
+        train(start, tmp_path / "parts", until, **how)
+    one, other = newest(tmp_path / "whole"), newest(tmp_path / "parts")
+    assert one.record["position"] == other.record["position"]
+    assert int(other.state.step) == 12
+
+    # Exactly: which examples at which levels, step by step. To rounding: what was computed of them.
+    a, b = lines(tmp_path / "whole"), lines(tmp_path / "parts")
+    assert [line["step"] for line in a] == [line["step"] for line in b]
+    for x, y in zip(a, b, strict=True):
+        assert x.keys() == y.keys()  # a level's values are there if it had examples
+        for name in x:
+            np.testing.assert_allclose(x[name], y[name], rtol=1e-4, atol=1e-4)
+    for x, y in zip(jax.tree.leaves(one.state.params), jax.tree.leaves(other.state.params), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
+    moved = [np.abs(np.asarray(x)).max() for x in jax.tree.leaves(one.state.opt_state)]
+    assert max(moved) > 0
