@@ -8,6 +8,7 @@ import gc
 import hashlib
 import json
 import logging
+import os
 import re
 import sys
 import time
@@ -265,6 +266,6 @@ def _seal(record: Mapping[str, Any]) -> str:
 
 def _line(error: Exception) -> str:
     text = " ".join(str(error).split())
-    # tensorstore says what the system said at the end of a long line.
-    system = re.search(r"OS error \d+: [^\]\[]*", text)
-    return system[0] if system else f"{type(error).__name__}: {text[:200]}"
+    # tensorstore gives the system's error at the end of a long line.
+    number = re.search(r"os_error_code='(\d+)'", text)
+    return os.strerror(int(number[1])) if number else f"{type(error).__name__}: {text[:200]}"
