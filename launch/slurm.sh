@@ -5,9 +5,15 @@
 #SBATCH --ntasks-per-node=8
 #SBATCH --time=24:00:00
 #SBATCH --open-mode=append
+#SBATCH --requeue
+#SBATCH --signal=TERM@180
 # One task per GPU, every task sees all GPUs of its node (not --gpus-per-task: its numbering differs from JAX's).
 #   sbatch --nodes=2 launch/slurm.sh train --config=configs/cifar10.py:t6 --workdir=/shared/runs/t6
-# JAX reads the job's layout from SLURM's own variables. Submitted again, the job goes on where it stopped.
+# JAX reads the job's layout from SLURM's own variables. Three minutes before its time is up, or when it is
+# preempted, the job saves its state and ends with code 42; then it queues again and goes on where it stopped.
 set -euo pipefail
 unset http_proxy https_proxy HTTP_PROXY HTTPS_PROXY # the processes talk to each other
-exec srun --kill-on-bad-exit=1 python -m drl_jax "$@"
+code=0
+srun --kill-on-bad-exit=1 python -m drl_jax "$@" || code=$?
+((code != 42)) || exec scontrol requeue "$SLURM_JOB_ID"
+exit "$code"

@@ -39,7 +39,8 @@ class Guard:
 
     A value's typical size is a running median: at each step it moves by 5 % towards the value, up or
     down, so that one wild value moves it no further than a mild one (stochastic approximation,
-    Robbins & Monro 1951). A value above `limits.spike` times that is a spike.
+    Robbins & Monro 1951). A value above `limits.spike` times that is a spike. The loss is a difference of
+    energies and may be near zero for long: its size is its own and that of the energies together.
     """
 
     def __init__(self, num_levels: int, limits: Limits):
@@ -83,7 +84,9 @@ class Guard:
             if values[index] > limit:
                 return f"{_name(index)} is {values[index]:.3g}, above config.guard.{key}={limit:g}"
 
-        ratio = values / self._typical
+        size, known = self._typical.copy(), self._seen[len(_NAMES) :] > 0
+        size[0] += np.sum(size[len(_NAMES) :], where=known) / max(np.sum(known), 1)
+        ratio = values / size
         spikes = np.flatnonzero(counted & (self._seen >= _FIRST) & (ratio > self._limits.spike))
         if len(spikes):
             worst = spikes[np.argmax(ratio[spikes])]

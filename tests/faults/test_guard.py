@@ -64,7 +64,7 @@ def test_what_is_not_finite(calm, bad):
 
 def test_spikes_name_the_value_its_size_and_the_key(calm):
     for trouble, name in [
-        (report(loss=-100.0), "the loss"),
+        (report(loss=-100.0), "the loss"),  # though it is held against that of the energies as well
         (report(gradient=100.0), "the gradient norm"),
         (report(reach=100.0), "the reach"),
         (report(energies=(1, 1, -100.0)), "the energy of level 2"),
@@ -73,6 +73,14 @@ def test_spikes_name_the_value_its_size_and_the_key(calm):
         assert name in told
         assert "is 100, " in told
         assert "config.guard.spike=20" in told
+
+
+def test_a_loss_is_small_beside_the_energies_it_is_a_difference_of():
+    guard = Guard(LEVELS, Limits(spike=20.0))
+    for step in range(1, 101):
+        guard.check(step, report(loss=1e-3))
+    guard.check(101, report(loss=1.0))  # a thousand times its own recent size
+    assert "the loss is 30" in cause(guard, report(loss=30.0))
 
 
 def test_limits_that_do_not_depend_on_the_past():
