@@ -50,6 +50,8 @@ def _run(argv: Sequence[str], stop: Stop) -> int:
         return EXIT_CODE
     except UserError as error:
         print(f"drl-jax: {error}", file=sys.stderr)
+    except ImportError as error:  # what a path of gs://… needs and an installation may not have
+        print(f"drl-jax: {error}", file=sys.stderr)
     except OSError as error:  # a full disk, a folder that is gone
         where = "" if error.filename is None else f"{error.filename}: "
         print(f"drl-jax: {where}{error.strerror or error}; checkpoints are kept", file=sys.stderr)

@@ -25,14 +25,15 @@ RING = {
 }
 DIGITS = {
     "config": "digits.py",
-    "training.steps": 500,
+    "training.steps": 300,
     "optimizer.decay_steps": 1_000_000,
     "evaluation.every": 1_000_000,
     "checkpoint.every": 100,
     "guard.rollbacks": 0,
 }
 FAST = {"optimizer.learning_rate": 1e-2}  # ten times the config's
-VERY_FAST = {"optimizer.learning_rate": 1.0}  # three hundred times
+VERY_FAST = {"optimizer.learning_rate": 0.3}  # a hundred times
+LONG_STEPS = {"levels.b_squared": 0.1}  # a hundred times
 ROWS = [
     (RING, {}, {}),
     (RING, FAST, {}),
@@ -46,9 +47,11 @@ ROWS = [
     (DIGITS, {}, {}),
     (DIGITS, VERY_FAST, {}),
     (DIGITS, VERY_FAST, {"spectral.iterations": 10}),
-    (DIGITS, VERY_FAST, {"optimizer.clip_norm": 0.1}),
     (DIGITS, VERY_FAST, {"training.energy_penalty": 1e-2}),
-    (DIGITS, VERY_FAST, {"optimizer.learning_rate": 1e-1}),
+    (DIGITS, VERY_FAST, {"optimizer.clip_norm": 0.1}),
+    (DIGITS, VERY_FAST, {"optimizer.learning_rate": 3e-2}),
+    (DIGITS, LONG_STEPS, {}),
+    (DIGITS, LONG_STEPS, {"levels.b_squared": 1e-2}),
 ]
 
 
