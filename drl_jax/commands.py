@@ -19,7 +19,7 @@ from drl_jax.data import densities
 from drl_jax.data.pipeline import batches, to_uint8
 from drl_jax.data.sources import Source
 from drl_jax.errors import UserError
-from drl_jax.evaluation import Evaluation, PictureEvaluation, PointEvaluation
+from drl_jax.evaluation import Evaluation, PictureEvaluation, PointEvaluation, scores_of
 from drl_jax.experiment import Experiment, build, open_data
 from drl_jax.parallel import devices
 from drl_jax.parallel.devices import Placement, everywhere
@@ -29,7 +29,7 @@ from drl_jax.reporting.records import Nowhere, open_records
 from drl_jax.sampling import Sampler, Weights
 from drl_jax.training.checkpoints import FOLDER, Keep, hush, load, open_checkpoints
 from drl_jax.training.guard import Limits
-from drl_jax.training.loop import Run, Schedule, init_state
+from drl_jax.training.loop import Run, Say, Schedule, init_state
 from drl_jax.training.loop import train as run_training
 
 SCORES = "scores.json"  # of the last step, in the workdir
@@ -46,15 +46,14 @@ def start() -> None:
 def train(config: Config, workdir: epath.Path, config_file: str, stop: Stop) -> None:
     """Trains a model, or goes on with the one in the workdir."""
     experiment = build(config)
-    if config.evaluation.metric == "none" and config.checkpoint.best_of is not None:
+    best_of, names = config.checkpoint.best_of, scores_of(config.evaluation.metric, config.levels.count)
+    if best_of is not None and best_of not in names:
         raise UserError(
-            f"config.checkpoint.best_of={config.checkpoint.best_of!r} is never measured: "
-            "config.evaluation.metric is 'none'"
+            f"config.checkpoint.best_of={best_of!r} is not measured; "
+            f"config.evaluation.metric={config.evaluation.metric!r} gives {', '.join(names) or 'none'}"
         )
     saved = workdir / configuration.FILE
-    changed = []
-    if saved.exists():
-        changed = configuration.changes(configuration.load(saved), config, str(workdir))
+    _changes(saved, config)
     source = open_data(config, f"python -m drl_jax prepare --config={config_file}")
     devices.start(config.data.batch_size)
     stop.linger = devices.linger()
@@ -63,17 +62,14 @@ def train(config: Config, workdir: epath.Path, config_file: str, stop: Stop) -> 
     first = jax.process_index() == 0
     say = _say if first else _say_nothing
     with ExitStack() as opened:
-        if first:
-            opened.enter_context(storage.held(workdir))
-            if not storage.is_local(workdir):
-                say(f"--workdir={workdir} cannot be locked: see that no other job uses it")
-            configuration.save(config, saved)
-        everywhere(True)  # no process writes before the folder is this job's
+        changed, refusal = _take_workdir(opened, config, workdir, say) if first else ([], None)
+        if not everywhere(refusal is None):
+            raise refusal or UserError("the first process of the job could not start; its line says why")
         say(_overview(config, experiment, len(source)))
         for line in changed:
             say(line)
         evaluate = _evaluation(config, experiment, sampler, source, workdir / "samples" if first else None)
-        records = opened.enter_context(open_records(workdir)) if first else Nowhere()
+        records = opened.enter_context(open_records(workdir, _warn)) if first else Nowhere()
         keep = Keep(config.checkpoint.keep, config.checkpoint.keep_every)
         checkpoints = opened.enter_context(open_checkpoints(workdir / FOLDER, keep))
         began = time.monotonic()
@@ -114,7 +110,7 @@ def train(config: Config, workdir: epath.Path, config_file: str, stop: Stop) -> 
         say(f"done in {seconds:.0f} s; samples in {workdir / 'samples'}")
         written = workdir / SCORES
         if config.evaluation.metric == "none" or everywhere(
-            not first or (scores is None and written.exists())
+            not first or (scores is None and _step_of(written) == config.training.steps)
         ):
             return
         if scores is None:  # the run was stopped between its last evaluation and here
@@ -124,7 +120,32 @@ def train(config: Config, workdir: epath.Path, config_file: str, stop: Stop) -> 
         for name, value in scores.items():
             say(f"{name:<36} {value:.4f}")
         if first:
+            scores = {"step": config.training.steps, **scores}
             storage.write(written, json.dumps(scores, indent=1) + "\n")
+
+
+def _take_workdir(
+    opened: ExitStack, config: Config, workdir: epath.Path, say: Say
+) -> tuple[list[str], UserError | None]:
+    """Locks the folder and leaves the config there. Returns what has changed in it since the run began, and
+    a refusal, for the other processes of the job to hear of."""
+    try:
+        opened.enter_context(storage.held(workdir))
+        if not storage.is_local(workdir):
+            say(f"--workdir={workdir} cannot be locked: see that no other job uses it")
+        changed = _changes(workdir / configuration.FILE, config)
+        configuration.save(config, workdir / configuration.FILE)
+    except UserError as error:
+        return [], error
+    except OSError as error:
+        return [], UserError(f"--workdir={workdir} cannot be written: {error.strerror or error}")
+    return changed, None
+
+
+def _changes(saved: epath.Path, config: Config) -> list[str]:
+    if not saved.exists():
+        return []
+    return configuration.changes(configuration.load(saved), config, str(saved.parent))
 
 
 def _evaluation(
@@ -153,17 +174,16 @@ def sample(config: Config, workdir: epath.Path, stop: Stop) -> None:
     saved = workdir / configuration.FILE
     if not saved.exists():
         raise UserError(f"--workdir={workdir} holds no run: there is no {saved}; train one first")
-    configuration.changes(configuration.load(saved), config, str(workdir))
+    _changes(saved, config)
     devices.start()
     stop.linger = devices.linger()
     placement = devices.place()
     sampler = make_sampler(config, experiment, placement)
     like = jax.eval_shape(experiment.init_state, jax.random.key(0))
     first = jax.process_index() == 0
-    checkpoint, damaged = load(workdir / FOLDER, like, placement, _warn if first else _say_nothing)
+    checkpoint, _ = load(workdir / FOLDER, like, placement, _warn if first else _say_nothing)
     if checkpoint is None:
-        what = f"{len(damaged)} checkpoints and none is whole" if damaged else "no checkpoint yet"
-        raise UserError(f"--workdir={workdir} holds {what}; train longer")
+        raise UserError(f"--workdir={workdir} holds no checkpoint yet; train longer")
 
     count, began = config.evaluation.num_samples, time.monotonic()
     weights = Weights(checkpoint.state.ema_params, checkpoint.state.ema_vectors)
@@ -217,6 +237,14 @@ def _overview(config: Config, experiment: Experiment, examples: int) -> str:
             f"runs on {devices.describe()}",
         ]
     )
+
+
+def _step_of(scores: epath.Path) -> int | None:
+    """The step that a file of scores is about."""
+    try:
+        return json.loads(scores.read_text())["step"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _say(line: str) -> None:

@@ -202,7 +202,7 @@ _RULES = {
         "(top, left, height, width) in pixels",
     ),
     "data.batch_size": _number(1),
-    "data.timeout": _number(0, without_low=True),
+    "data.timeout": _number(0, 1e6, without_low=True),
     "network.name": _one_of("residual", "points"),
     "network.dtype": _one_of("float32", "bfloat16"),
     "levels.count": (

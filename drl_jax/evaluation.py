@@ -27,6 +27,13 @@ class Evaluation(Protocol):
         ...
 
 
+def scores_of(metric: str, num_levels: int) -> list[str]:
+    """The names of the scores that a config's metric gives; the lowest of each is the best."""
+    if metric == "total_variation":
+        return [f"{metric}/level_{t}" for t in range(num_levels)]
+    return [] if metric == "none" else [metric]
+
+
 class PictureEvaluation(NamedTuple):
     """Grids of samples and strips of the process; with a `source`, the Fréchet distance in pixel space.
 
@@ -62,7 +69,13 @@ class PictureEvaluation(NamedTuple):
     def _halves(self) -> tuple[np.ndarray, np.ndarray]:
         assert self.source is not None
         order, half = np.random.default_rng(0).permutation(len(self.source)), len(self.source) // 2
-        return self.source.take(order[:half]), self.source.take(order[half : 2 * half])
+        return self._read(order[:half]), self._read(order[half : 2 * half])
+
+    def _read(self, indices: np.ndarray) -> np.ndarray:
+        # As many at a time as a batch may have: reading has a time limit.
+        assert self.source is not None
+        parts = np.array_split(indices, -(-len(indices) // 256))
+        return np.concatenate([self.source.take(part) for part in parts])
 
     def _draw(self, weights: Weights, count: int) -> tuple[np.ndarray, np.ndarray]:
         drawn = list(self.sampler.batches(weights, count))

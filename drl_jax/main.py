@@ -38,6 +38,10 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     when a signal stopped it and the same line again goes on."""
     with listening() as stop:
         code = _run(list(sys.argv[1:] if argv is None else argv), stop)
+        if code == 1 and "jax" in sys.modules:  # or nothing has joined a job yet
+            from drl_jax.parallel import devices
+
+            devices.abandon(code)
     sys.exit(code)
 
 
@@ -52,6 +56,12 @@ def _run(argv: Sequence[str], stop: Stop) -> int:
         print(f"drl-jax: {error}", file=sys.stderr)
     except ImportError as error:  # what a path of gs://… needs and an installation may not have
         print(f"drl-jax: {error}", file=sys.stderr)
+    except RuntimeError as error:
+        from drl_jax.parallel import devices
+
+        if not devices.is_lost_peer(error):
+            raise
+        print("drl-jax: another process of the job has ended; checkpoints are kept", file=sys.stderr)
     except OSError as error:  # a full disk, a folder that is gone
         where = "" if error.filename is None else f"{error.filename}: "
         print(f"drl-jax: {where}{error.strerror or error}; checkpoints are kept", file=sys.stderr)

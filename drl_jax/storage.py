@@ -2,7 +2,6 @@
 
 import os
 import socket
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -27,20 +26,19 @@ def held(workdir: epath.Path) -> Iterator[None]:
 
     Raises UserError: the folder cannot be written, or another job is at work in it.
     """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        probe = workdir / f".writable.{uuid.uuid4().hex}"
-        probe.write_text("")
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"--workdir={workdir} cannot be written: {error.strerror or error}") from None
     if not is_local(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
         yield
         return
 
     import fcntl  # not on every system, nor needed for a store
 
-    with open(workdir / _LOCK, "a+") as file:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = open(workdir / _LOCK, "a+")  # noqa: SIM115
+    except OSError as error:
+        raise UserError(f"--workdir={workdir} cannot be written: {error.strerror or error}") from None
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -66,7 +64,10 @@ def write(path: epath.Path, content: bytes | str) -> None:
         return
     unfinished = path.parent / f".{path.name}.unfinished"
     try:
-        unfinished.write_bytes(content)
+        with open(unfinished, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # or a crash of the machine could leave the name without the content
         unfinished.replace(path)
     except OSError:
         unfinished.unlink(missing_ok=True)

@@ -21,6 +21,9 @@ for process in "${processes[@]}"; do
     ended=$?
     kill -0 "$process" 2>/dev/null || break
   done
+  wait "$process" 2>/dev/null # that it ended while a signal was handled hides its own code
+  own=$?
+  ((ended < 128 || own == 127)) || ended=$own
   ((code)) || code=$ended
 done
 exit "$code"

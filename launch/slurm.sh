@@ -14,6 +14,7 @@
 set -euo pipefail
 unset http_proxy https_proxy HTTP_PROXY HTTPS_PROXY # the processes talk to each other
 code=0
-srun --kill-on-bad-exit=1 python -m drl_jax "$@" || code=$?
+# No --kill-on-bad-exit: 42 is such an exit, and where one process fails the others end by themselves.
+srun --kill-on-bad-exit=0 python -m drl_jax "$@" || code=$?
 ((code != 42)) || exec scontrol requeue "$SLURM_JOB_ID"
 exit "$code"

@@ -3,6 +3,7 @@
 import queue
 import shlex
 import threading
+import time
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -83,6 +84,7 @@ class Watched:
 
     def __init__(self, source: Source, timeout: float):
         self._source, self._timeout = source, timeout
+        self._gone = threading.Event()  # one call has waited in vain: the others need not
 
     def __len__(self) -> int:
         return len(self._source)
@@ -97,13 +99,18 @@ class Watched:
                 answer.put(error)
 
         threading.Thread(target=read, daemon=True).start()
-        try:
-            examples = answer.get(timeout=self._timeout)
-        except queue.Empty:
-            raise UserError(
-                f"{len(indices)} examples were not read within config.data.timeout={self._timeout:g} "
-                "seconds: the data's disk or server does not answer"
-            ) from None
+        end, examples = time.monotonic() + self._timeout, None
+        while examples is None:
+            try:
+                examples = answer.get(timeout=min(0.5, max(0.0, end - time.monotonic())))
+            except queue.Empty:
+                if time.monotonic() >= end:
+                    self._gone.set()
+                if self._gone.is_set():
+                    raise UserError(
+                        f"{len(indices)} examples were not read within config.data.timeout="
+                        f"{self._timeout:g} seconds: the data's disk or server does not answer"
+                    ) from None
         if isinstance(examples, UserError):
             raise examples
         if isinstance(examples, BaseException):

@@ -1,6 +1,8 @@
 """Starting the devices, and placing arrays on all of them."""
 
 import os
+import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -148,12 +150,35 @@ def place(
 
 def everywhere(flag: bool) -> bool:
     """Whether `flag` is true in all processes, which all call this."""
-    return bool(np.all(multihost_utils.process_allgather(np.array(flag))))
+    return flag if jax.process_count() == 1 else bool(np.all(multihost_utils.process_allgather(flag)))
+
+
+def from_first(values: Sequence[int]) -> list[int]:
+    """The values that the first process gives, in all processes, which all call this."""
+    if jax.process_count() == 1:
+        return list(values)
+    count = int(multihost_utils.broadcast_one_to_all(np.int32(len(values))))
+    own = np.resize(np.array([*values, 0], np.int32), count)
+    return np.asarray(multihost_utils.broadcast_one_to_all(own)).tolist()
 
 
 def linger() -> float:
     """Seconds by which the process that coordinates a job should outlive the others."""
     return 2.0 if jax.process_count() > 1 and jax.process_index() == 0 else 0.0
+
+
+def is_lost_peer(error: Exception) -> bool:
+    """Whether an error means that another process of the job is gone."""
+    return isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1
+
+
+def abandon(code: int) -> None:
+    """Ends one of several processes: an orderly end would wait for the others, which wait for this one."""
+    if jax.distributed.is_initialized() and jax.process_count() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        time.sleep(linger())
+        os._exit(code)
 
 
 def describe() -> str:

@@ -1,15 +1,17 @@
 """Being told to stop: after SIGTERM or SIGINT a run saves its state and exits with code 42."""
 
+import math
 import os
 import signal
 import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 EXIT_CODE = 42  # "start me again": what JobSet and SLURM scripts take for preemption
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_ECHO = 1.0  # seconds: a terminal and a launcher may both pass on the same signal
 
 
 class Stopped(Exception):
@@ -28,19 +30,38 @@ class Stop:
 
     def __init__(self) -> None:
         self.requested = False
-        self.unsaved = False
         self.linger = 0.0
+        self._unsaved = False
+        self._heard = -math.inf
+        self._lock = threading.Lock()
+
+    @property
+    def unsaved(self) -> bool:
+        return self._unsaved
+
+    @unsaved.setter
+    def unsaved(self, unsaved: bool) -> None:
+        # Whoever sets it false and then finds no request knows that the next signal ends the process.
+        with self._lock:
+            self._unsaved = unsaved
 
     def hear(self, name: str) -> None:
         """What follows a signal. Runs in a thread of its own."""
-        if self.requested or not self.unsaved:
-            kept = "checkpoints are kept" if self.requested else "nothing was unsaved"
-            # Not through sys.stderr, which another thread may hold.
-            os.write(2, f"drl-jax: {name}: stopped, {kept}; start again to go on\n".encode())
-            time.sleep(self.linger)
-            os._exit(EXIT_CODE)
-        self.requested = True
-        os.write(2, f"drl-jax: {name}: saving, then stopping; once more stops at once\n".encode())
+        with self._lock:
+            if self._unsaved and not self.requested:
+                self.requested, self._heard = True, time.monotonic()
+                _tell(f"{name}: saving, then stopping; once more stops at once")
+            elif time.monotonic() - self._heard > _ECHO:
+                kept = "checkpoints are kept" if self.requested else "nothing was unsaved"
+                _tell(f"{name}: stopped, {kept}; start again to go on")
+                time.sleep(self.linger)
+                os._exit(EXIT_CODE)
+
+
+def _tell(line: str) -> None:
+    # Not through sys.stderr, which another thread may hold; a pipe whose reader is gone must not matter.
+    with suppress(OSError):
+        os.write(2, f"drl-jax: {line}\n".encode())
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What code makes a result: kept in every checkpoint and beside every number."""
+"""What code makes a result: kept in every checkpoint."""
 
 import platform
 import subprocess

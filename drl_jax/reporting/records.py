@@ -3,8 +3,8 @@
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol, runtime_checkable
 
 from etils import epath
@@ -49,11 +49,11 @@ class Nowhere:
 
 
 class Files:
-    """Records in a workdir. Every line is on disk when `write` returns."""
+    """Records in a workdir. Every line is written when `write` returns: killing the process loses none."""
 
-    def __init__(self, workdir: epath.Path):
+    def __init__(self, workdir: epath.Path, warn: Callable[[str], None]):
         self._path, self._board = workdir / FILE, _Board(workdir / "tensorboard")
-        self._lines = read(workdir)
+        self._lines = read(workdir, warn)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         finite = {name: value if _is_writable(value) else None for name, value in values.items()}
@@ -92,28 +92,33 @@ class Files:
         storage.write(self._path, "".join(map(_line, self._lines)))
 
 
-def read(workdir: epath.Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl, up to the first that was not written whole."""
-    path, lines = workdir / FILE, []
-    for line in path.read_text().splitlines(keepends=True) if path.exists() else []:
+def read(workdir: epath.Path, warn: Callable[[str], None] = lambda _: None) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl, without what was not written whole."""
+    path, records = workdir / FILE, []
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    for number, line in enumerate(lines, start=1):
+        if number == len(lines) and not line.endswith(b"\n"):
+            break  # what a killed job was about to write
         try:
             record = json.loads(line)
         except ValueError:
-            break
-        if not line.endswith("\n") or not isinstance(record, dict) or "step" not in record:
-            break
-        lines.append(record)
-    return lines
+            record = None
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            records.append(record)
+        else:
+            warn(f"line {number} of {path} is damaged and left out")
+    return records
 
 
 @contextmanager
-def open_records(workdir: epath.Path) -> Iterator[Files]:
-    """The records in `workdir`."""
-    records = Files(workdir)
+def open_records(workdir: epath.Path, warn: Callable[[str], None]) -> Iterator[Files]:
+    """The records in `workdir`; `warn` hears of damaged lines."""
+    records = Files(workdir, warn)
     try:
         yield records
     finally:
-        records.close()
+        with suppress(OSError):  # every line was flushed, or its failure is what ends the run
+            records.close()
 
 
 _proto: Any = event_pb2  # its messages are made at run time

@@ -25,7 +25,7 @@ import orbax.checkpoint.experimental.v1 as ocp
 from etils import epath
 
 from drl_jax.errors import UserError
-from drl_jax.parallel.devices import Placement, everywhere
+from drl_jax.parallel.devices import Placement, everywhere, from_first
 from drl_jax.training.step import TrainState
 from drl_jax.types import Leaf, Tree
 
@@ -56,18 +56,25 @@ def steps(directory: epath.Path) -> list[int]:
 def load(
     directory: epath.Path, like: TrainState, placement: Placement, warn: Callable[[str], None]
 ) -> tuple[Checkpoint | None, list[int]]:
-    """The newest checkpoint that verifies, on every device; None if there is none. And the damaged steps
-    that were passed over, each named in a warning and left where it is.
+    """The newest checkpoint that verifies, on every device; None if there is no checkpoint. And the damaged
+    steps that were passed over, each named in a warning and left where it is.
 
     `like` gives structure, shapes and types; its arrays may be abstract.
+
+    Raises UserError: there are checkpoints and none can be read, which need not be their fault.
     """
     damaged = []
-    for step in reversed(steps(directory)):
+    for step in reversed(from_first(steps(directory))):
         loaded, reason = _read(directory / str(step), like, placement)
         if everywhere(loaded is not None):  # all processes go on from the same step
             return loaded, damaged
         damaged.append(step)
         warn(f"checkpoint {directory / str(step)} is damaged and passed over: {reason}")
+    if damaged:
+        raise UserError(
+            f"none of the {len(damaged)} checkpoints in {directory} can be read; move that folder away to "
+            "start afresh"
+        )
     return None, damaged
 
 
@@ -85,6 +92,8 @@ def _read(path: epath.Path, like: TrainState, placement: Placement) -> tuple[Che
             with _context():
                 wanted = {"state": jax.tree.map(abstract, like), "record": None}
                 loaded = ocp.load_checkpointables(path, wanted)
+        except jax.errors.JaxRuntimeError:  # of the devices' memory, or of another process
+            raise
         except Exception as error:  # whatever a damaged file makes the reader stumble over
             failure = _line(error)
         if loaded is None:  # and the error itself, which holds what the reader left, is gone
@@ -152,6 +161,7 @@ class Checkpoints:
 
     def __init__(self, checkpointer: ocp.training.Checkpointer, policy: "_Policy"):
         self._checkpointer, self._policy = checkpointer, policy
+        self._saving = -1  # the step of the last save
 
     def load(self, like: TrainState, placement: Placement, warn: Callable[[str], None]) -> Checkpoint | None:
         """See `load`. Waits for the save in progress."""
@@ -192,15 +202,13 @@ class Checkpoints:
         """The checkpoint of `step` is the best one from now on."""
         self._policy.best = step
 
-    _saving = -1
-
     @contextmanager
     def _failures(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:  # of the file system, in one of several wrappings
             directory = epath.Path(self._checkpointer.directory)
-            whole = [step for step in steps(directory) if step != self._saving]
+            whole = [step for step in steps(directory) if step not in {self._saving, *self._policy.damaged}]
             kept = f"that of step {whole[-1]} is kept" if whole else "there is none before it"
             raise UserError(
                 f"the checkpoint of step {self._saving} could not be written to {directory}: "

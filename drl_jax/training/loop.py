@@ -94,15 +94,18 @@ def train(
             start, state, record = 0, init_state(run.experiment, run.placement, seed), beginning
         else:
             start, state, record = checkpoint
+        if start > schedule.num_steps:
+            raise UserError(f"config.training.steps={schedule.num_steps}: the run is at step {start} already")
         run.data.set_state(record["position"])
         guard.set_state(record["guard"])
         rollbacks = max(rollbacks, int(state.rollbacks))
         run.records.cut(start, rollbacks)
         if trouble is not None:
             if rollbacks >= schedule.rollbacks:
+                kept = f"the checkpoint of step {start} is kept" if start else "nothing was saved before"
                 raise UserError(
                     f"training diverged at {trouble}; config.guard.rollbacks={schedule.rollbacks} allows no "
-                    f"more; the checkpoint of step {start} is kept; docs/divergence.md says what helps"
+                    f"more; {kept}; docs/divergence.md says what helps"
                 )
             rollbacks += 1
             run.say(f"back to step {start} with fresh noise: rollback {rollbacks} of {schedule.rollbacks}")
@@ -116,7 +119,7 @@ def train(
         try:
             return _train(run, state, start, step_function, guard, progress, schedule, about, workdir)
         except Diverged as error:
-            trouble = error
+            trouble = error.with_traceback(None)  # whose frames hold the diverged state
             run.say(f"diverged at {error}\n{error.table}")
 
 
@@ -137,8 +140,11 @@ def _train(
 
     def evaluate(step: int) -> Mapping[str, float]:
         # Evaluations are long: with all work saved, a signal may end one at once.
+        unsaved = run.stop.unsaved
         run.checkpoints.wait()
         run.stop.unsaved = False
+        if not everywhere(not run.stop.requested):
+            raise Stopped(_stopped(step))
         began = time.monotonic()
         with progress.pause():
             scores = run.evaluate(step, Weights(state.ema_params, state.ema_vectors))
@@ -146,7 +152,8 @@ def _train(
             run.say("  " + "  ".join(f"{name} {value:.4g}" for name, value in scores.items()))
         run.records.write(step, {**scores, "evaluation_seconds": time.monotonic() - began})
         run.checkpoints.prefer(best.update(step, scores))
-        run.stop.unsaved = True
+        everywhere(True)  # the first process writes: none may be ahead of it with work of its own
+        run.stop.unsaved = unsaved
         return scores
 
     def is_told_to_stop(step: int, report: Report) -> bool:
@@ -191,11 +198,15 @@ def _train(
             run.checkpoints.save(step, state, record)
         if ends:
             run.checkpoints.wait()
-            raise Stopped(f"stopped after step {step}, which is saved; start again to go on")
+            raise Stopped(_stopped(step))
         if evaluates:
             scores = evaluate(step)
     run.stop.unsaved = False
     return state, scores
+
+
+def _stopped(step: int) -> str:
+    return f"stopped after step {step}, which is saved; start again to go on"
 
 
 class _Best:
@@ -204,7 +215,7 @@ class _Best:
     def __init__(self, workdir: epath.Path, score: str | None):
         self._score = score or ""  # which no score is called
         lines = recording.read(workdir)
-        known = [(line[self._score], line["step"]) for line in lines if line.get(self._score)]
+        known = [(line[self._score], line["step"]) for line in lines if line.get(self._score) is not None]
         self._lowest, self.step = min(known, default=(np.inf, None))
 
     def update(self, step: int, scores: Mapping[str, float]) -> int | None:

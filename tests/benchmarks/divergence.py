@@ -51,7 +51,7 @@ ROWS = [
     (DIGITS, VERY_FAST, {"optimizer.clip_norm": 0.1}),
     (DIGITS, VERY_FAST, {"optimizer.learning_rate": 3e-2}),
     (DIGITS, LONG_STEPS, {}),
-    (DIGITS, LONG_STEPS, {"levels.b_squared": 1e-2}),
+    (DIGITS, LONG_STEPS, {"levels.b_squared": 3e-3}),
 ]
 
 

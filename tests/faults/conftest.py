@@ -80,10 +80,14 @@ def shared(tmp_path_factory) -> dict[str, str]:
 
 @pytest.fixture
 def start(shared, tmp_path):
-    """start(command, workdir, *overrides, processes=1, devices=2, **faults) -> jobs, killed at the end."""
+    """start(command, workdir, *overrides, processes=1, devices=2, **faults) -> jobs, killed at the end.
+
+    `faults` are those of process `only`, or of all."""
     jobs = []
 
-    def start(command, workdir, *overrides, processes=1, devices=2, cached=True, **faults) -> list[Job]:
+    def start(
+        command, workdir, *overrides, processes=1, devices=2, cached=True, only=None, **faults
+    ) -> list[Job]:
         environment = {**shared, "DEVICES": str(devices)}
         if not cached:
             environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
@@ -97,7 +101,7 @@ def start(shared, tmp_path):
             printed = tmp_path / f"{len(jobs)}.txt"
             own = {**environment, "JAX_PROCESS_ID": str(rank)} if processes > 1 else environment
             argv = [command, *given, f"--workdir={workdir}", *overrides]
-            jobs.append(Job(argv, printed, own, faults))
+            jobs.append(Job(argv, printed, own, faults if only in (None, rank) else {}))
         return jobs[-processes:]
 
     yield start

@@ -10,6 +10,7 @@ import optax
 import pytest
 from etils import epath
 
+from drl_jax.errors import UserError
 from drl_jax.networks import ResidualEnergy
 from drl_jax.noise import make_levels
 from drl_jax.parallel.devices import place
@@ -68,7 +69,7 @@ def flip(path, rng):
 
 
 def outcome(directory, state):
-    """The step that is restored, whose state must be the one that was saved; 0 for none."""
+    """The step that is restored, whose state must be the one that was saved."""
     warnings = []
     checkpoint, damaged = load(directory, state, PLACEMENT, warnings.append)
     assert len(warnings) == len(damaged)
@@ -76,8 +77,7 @@ def outcome(directory, state):
         assert f"/{step} is damaged" in warning
         assert "\n" not in warning
         assert (directory / str(step)).exists()  # left in place
-    if checkpoint is None:
-        return 0
+    assert checkpoint is not None
     step = checkpoint.step
     assert checkpoint.record["position"] == step
     assert digests(checkpoint.state) == digests(after(state, step))
@@ -123,7 +123,10 @@ def test_an_empty_folder_and_all_damaged(saved, state, tmp_path):
     assert outcome(directory, state) == 2
     shutil.rmtree(directory / "2")
     shutil.rmtree(directory / "1" / "state")
-    assert outcome(directory, state) == 0
+    # Starting afresh would overwrite what may be sound and only out of reach.
+    with pytest.raises(UserError, match="none of the 2 checkpoints"):
+        load(directory, state, PLACEMENT, lambda line: None)
+    assert load(directory / "none", state, PLACEMENT, print) == (None, [])
 
 
 def test_sound_checkpoints_are_not_deleted_for_damaged_ones(saved, state, tmp_path):

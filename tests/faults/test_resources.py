@@ -8,7 +8,7 @@ import pytest
 from etils import epath
 
 from drl_jax.training.checkpoints import steps
-from tests.faults.conftest import assert_same_run, newest
+from tests.faults.conftest import assert_same_run, lines, newest
 
 
 def told(job, code=1) -> str:
@@ -78,6 +78,57 @@ def test_a_reader_that_hangs(start, whole, tmp_path):
     (job,) = start("train", tmp_path)
     assert job.ended() == 0
     assert_same_run(tmp_path, whole)
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_one_of_two_processes_fails(failing, start, tmp_path):
+    fault = {"after": 13, "how": "dies"}
+    jobs = start("train", tmp_path, processes=2, devices=1, only=failing, reader=fault)
+    assert "a reader of the data died" in told(jobs[failing])
+    # The other one ends as well, though not always by its own decision: JAX may abort it.
+    other = jobs[1 - failing]
+    other._process.join(60)
+    assert other._process.exitcode not in (None, 0)
+    assert steps(epath.Path(tmp_path / "checkpoints"))
+
+
+def test_a_second_job_of_two_processes_is_refused(start, tmp_path):
+    (one,) = start("train", tmp_path, "--config.training.steps=1000000")
+    one.wait_for("the first, compiled")
+    first, second = start("train", tmp_path, processes=2, devices=1)
+    assert "is in use by process" in told(first)
+    assert "the first process of the job could not start" in told(second)
+
+
+def test_a_damaged_line_of_the_metrics(start, whole, tmp_path):
+    (job,) = start("train", tmp_path, "--config.training.steps=16")
+    assert job.ended() == 0
+    content = bytearray((tmp_path / "metrics.jsonl").read_bytes())
+    content[content.index(b"\n") + 5] = 0xFF
+    (tmp_path / "metrics.jsonl").write_bytes(content)
+    (job,) = start("train", tmp_path)
+    assert job.ended() == 0
+    assert job.printed().count(f"line 2 of {tmp_path}/metrics.jsonl is damaged and left out") == 1
+    assert lines(tmp_path) == [line for line in lines(whole) if line["step"] != 4]
+
+
+def test_the_best_checkpoint_is_kept(start, tmp_path):
+    best = ["--config.checkpoint.keep=1", "--config.checkpoint.best_of=frechet_pixels"]
+    every = ["--config.evaluation.every=2", "--config.optimizer.learning_rate=0.3"]
+    (job,) = start("train", tmp_path, *best, *every)
+    assert job.ended() == 0
+    scored = {line["frechet_pixels"]: line["step"] for line in lines(tmp_path)}
+    assert steps(epath.Path(tmp_path / "checkpoints")) == sorted({scored[min(scored)], 24})
+    (job,) = start("train", tmp_path / "other", "--config.checkpoint.best_of=fid")
+    assert "config.checkpoint.best_of='fid' is not measured" in told(job)
+
+
+def test_fewer_steps_than_there_are(start, whole, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(whole, workdir)
+    (job,) = start("train", workdir, "--config.training.steps=10")
+    assert "config.training.steps=10: the run is at step 24 already" in told(job)
+    assert lines(workdir) == lines(whole)
 
 
 def test_a_data_file_that_is_truncated(start, whole, shared, tmp_path):

@@ -131,9 +131,19 @@ def test_a_second_signal_ends_at_once(start, tmp_path):
         time.sleep(0.05)
     send([job])
     job.wait_for("once more stops at once")
+    time.sleep(1.5)  # closer together they are one signal, passed on by two
     since = send([job])
     assert_ended([job], since, 2)
     assert newest(tmp_path).step >= 4
+
+
+def test_a_signal_that_comes_twice_at_once_is_one(start, tmp_path):
+    # As a terminal and a launcher send it: both to the same process.
+    (job,) = start("train", tmp_path, *LONG)
+    job.wait_for("the first, compiled")
+    send([job, job], signal.SIGINT)
+    assert job.ended() == EXIT_CODE
+    assert newest(tmp_path).step == stopped_after(job)
 
 
 def test_an_end_right_after_a_save(start, tmp_path):
