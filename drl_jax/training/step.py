@@ -173,14 +173,14 @@ def make_train_step(
         seen = jax.tree.map(per_level, seen)
         gradients = jax.tree.map(lambda mean: mean / parts, gradients)
         reach = jnp.zeros(parts).at[part].set(jnp.max(jnp.abs(x_negative)))
-        gradients, seen, reach, votes = summed((gradients, seen, reach, votes[0]))
+        (gradients, seen, reach, votes), gradient_norm = summed(gradients, (seen, reach, votes[0]))
 
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         report = Report(
             seen=seen,
-            gradient_norm=optax.tree.norm(gradients),
-            finite=jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)])),
+            gradient_norm=gradient_norm,
+            finite=jnp.all(jnp.isfinite(ravel_pytree(params)[0])),
             reach=reach,
             votes=votes,
         )
@@ -197,12 +197,12 @@ def make_train_step(
         )
         return state, report
 
-    def summed(tree):
-        if axis is None:
-            return tree
-        # As one vector: one wait for the other devices instead of one per parameter.
-        flat, unravel = ravel_pytree(tree)
-        return unravel(jax.lax.psum(flat, axis))
+    def summed(gradients, rest):
+        # As one vector: one wait for the other devices, and one norm, instead of one per parameter.
+        flat, unravel = ravel_pytree((gradients, *rest))
+        flat = flat if axis is None else jax.lax.psum(flat, axis)
+        size = sum(leaf.size for leaf in jax.tree.leaves(gradients))
+        return unravel(flat), jnp.linalg.norm(flat[:size])
 
     def normalized(params, vectors):
         return spectral.normalize(params, vectors, iterations=settings.power_iterations)
