@@ -61,6 +61,12 @@ class Job:
         assert self._process.pid is not None
         os.kill(self._process.pid, number)
 
+    def kill(self) -> bool:
+        """kill -9; whether it was that which ended the process."""
+        self._process.kill()
+        self._process.join()
+        return self._process.exitcode == -signal.SIGKILL
+
     def ended(self, seconds: float = 120) -> int:
         """The exit code; negative for a signal."""
         self._process.join(seconds)
@@ -106,7 +112,7 @@ def start(shared, tmp_path):
 
     yield start
     for job in jobs:
-        job._process.kill()
+        job.kill()
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,5 @@
 """Divergence: what the guard notices, that a run mends itself, and how it gives up."""
 
-import signal
-
 import jax
 import numpy as np
 import pytest
@@ -161,8 +159,7 @@ def test_a_run_that_diverged_and_was_killed_ends_the_same(start, tmp_path):
     assert job.ended() == 0
     (job,) = start("train", tmp_path / "killed", **fault)
     job.wait_for("back to step 12")
-    job.send(signal.SIGKILL)
-    job._process.join()
+    assert job.kill()
     (job,) = start("train", tmp_path / "killed", **fault)
     assert job.ended() == 0
     assert_same_run(tmp_path / "killed", tmp_path / "whole")

@@ -1,7 +1,6 @@
 """Disks, data and other jobs that fail: one clear line, no hang, earlier checkpoints intact."""
 
 import shutil
-import signal
 from pathlib import Path
 
 import pytest
@@ -57,8 +56,7 @@ def test_a_second_job_on_the_workdir_is_refused(start, tmp_path):
     (other,) = start("train", tmp_path, "--config.training.steps=1000000")
     assert f"--workdir={tmp_path} is in use by process {one._process.pid} on " in told(other)
     # The lock does not outlive a job that is killed.
-    one.send(signal.SIGKILL)
-    one._process.join()
+    assert one.kill()
     (other,) = start("train", tmp_path, "--config.training.steps=1000000")
     other.wait_for("the first, compiled")
 
