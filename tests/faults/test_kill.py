@@ -34,13 +34,13 @@ def test_a_run_killed_at_any_instant_ends_the_same(fraction, start, whole, tmp_p
         assert begin(tmp_path / "timed").ended() == 0
         seconds[command] = time.monotonic() - began
 
-    killed = False
-    while not killed:  # a run may be quicker than the one that was timed
+    while True:
         workdir = tmp_path / f"run_{part:.3f}"
         job = begin(workdir)
         time.sleep(part * seconds[command])
-        killed = job.kill()
-        part *= 0.9
+        if job.kill():
+            break
+        part *= 0.9  # this one was quicker than the one that was timed
 
     (job,) = start(command, workdir)
     assert job.ended() == 0, job.printed()
