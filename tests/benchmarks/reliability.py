@@ -32,7 +32,7 @@ from drl_jax.training.step import make_train_step
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 BLOCK = 100  # steps, with one checkpoint
-ROUNDS, BLOCKS = 4, 4  # of each kind in turn
+ROUNDS, BLOCKS = 6, 2  # of each kind in turn
 
 
 class Timed:
