@@ -24,9 +24,8 @@ def train(start, workdir, until, **how):
     [
         [(4, {"devices": 1}), (8, {"devices": 2}), (12, {"devices": 4})],
         [(6, {"devices": 2}), (12, {"processes": 2, "devices": 1})],
-        [(6, {"processes": 2, "devices": 2}), (12, {"devices": 1})],
     ],
-    ids=["1-2-4 devices", "1-2 processes", "2-1 processes"],
+    ids=["1-2-4 devices", "1-2 processes"],
 )
 def test_other_devices_go_on_with_the_same_run(parts, start, tmp_path):
     train(start, tmp_path / "whole", 12, devices=1)
