@@ -134,7 +134,9 @@ def make_train_step(
     def train_step(state: TrainState, x: Batch, votes: Votes) -> tuple[TrainState, Report]:
         parts, part = (1, 0) if axis is None else (jax.lax.axis_size(axis), jax.lax.axis_index(axis))
         rows = x.shape[0]
-        attempt = jax.random.fold_in(state.key, state.rollbacks)
+        # Noise of its own after each rollback; steps count up from 0 and never meet these.
+        other = jax.random.fold_in(state.key, jnp.uint32(2**32 - 1) - state.rollbacks.astype(jnp.uint32))
+        attempt = jnp.where(state.rollbacks == 0, state.key, other)
         keys = example_keys(jax.random.fold_in(attempt, state.step), rows, part * rows)
         t = jax.vmap(lambda key: jax.random.randint(key, (), 0, levels.num_levels))(fold_in(keys, 0))
         x_t, x_next = diffuse(fold_in(keys, 1), x, t, levels)
