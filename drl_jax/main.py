@@ -139,7 +139,7 @@ def parse(argv: Sequence[str]) -> Arguments:
             rest = known(sys.argv)[1:]
             config: Config = known["config"].value
             config.keys()  # a file that could not be loaded says so only when it is used
-        except (flags.Error, AttributeError, OSError, TypeError, ValueError) as error:
+        except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
             raise UserError(_one_line(error, given)) from None
     if rest:
         raise UserError(f"{rest[0]!r} is not a flag; flags are written --config.KEY=VALUE")
