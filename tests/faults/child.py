@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from drl_jax import commands, main, sampling
 from drl_jax.data import prepared
 from drl_jax.evaluation import PictureEvaluation
-from drl_jax.training import checkpoints, guard, loop
+from drl_jax.training import checkpoints, loop
 
 
 def run(argv: list[str], printed: str, environment: dict[str, str], faults: dict[str, dict]) -> None:
@@ -93,8 +93,3 @@ def slow_save(seconds: float) -> None:
             time.sleep(seconds)
 
     checkpoints.Checkpoints.wait = slow
-
-
-def without_window() -> None:
-    """The guard judges from the first step on."""
-    guard._FIRST = 0
