@@ -27,7 +27,7 @@ from drl_jax.parallel.stopping import Stop
 from drl_jax.reporting import pictures, provenance
 from drl_jax.reporting.records import Nowhere, open_records
 from drl_jax.sampling import Sampler, Weights
-from drl_jax.training.checkpoints import FOLDER, Keep, hush, load, open_checkpoints
+from drl_jax.training.checkpoints import FOLDER, Keep, hush, load, open_checkpoints, steps
 from drl_jax.training.guard import Limits
 from drl_jax.training.loop import Run, Say, Schedule, init_state
 from drl_jax.training.loop import train as run_training
@@ -43,7 +43,7 @@ def start() -> None:
     hush()
 
 
-def train(config: Config, workdir: epath.Path, config_file: str, stop: Stop) -> None:
+def train(config: Config, workdir: epath.Path, prepare_command: str, stop: Stop) -> None:
     """Trains a model, or goes on with the one in the workdir."""
     experiment = build(config)
     best_of, names = config.checkpoint.best_of, scores_of(config.evaluation.metric, config.levels.count)
@@ -54,7 +54,7 @@ def train(config: Config, workdir: epath.Path, config_file: str, stop: Stop) -> 
         )
     saved = workdir / configuration.FILE
     _changes(saved, config)
-    source = open_data(config, f"python -m drl_jax prepare --config={config_file}")
+    source = open_data(config, prepare_command)
     devices.start(config.data.batch_size)
     stop.linger = devices.linger()
     placement = devices.place(config.data.batch_size)
@@ -143,7 +143,8 @@ def _take_workdir(
 
 
 def _changes(saved: epath.Path, config: Config) -> list[str]:
-    if not saved.exists():
+    """As `configuration.changes`; none where nothing was saved yet, which leaves all settings free."""
+    if not saved.exists() or not steps(saved.parent / FOLDER):
         return []
     return configuration.changes(configuration.load(saved), config, str(saved.parent))
 

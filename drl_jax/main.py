@@ -1,5 +1,8 @@
 """The command line: COMMAND, then a config file with overrides, then a workdir."""
 
+import json
+import os
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,7 +12,7 @@ from absl import flags
 from etils import epath
 from ml_collections import config_flags
 
-from drl_jax import configuration
+from drl_jax import __version__, configuration
 from drl_jax.configuration import Config
 from drl_jax.errors import UserError
 from drl_jax.parallel.stopping import EXIT_CODE, Stop, Stopped, listening
@@ -30,6 +33,7 @@ flags:
   --config.KEY=VALUE           override a value, as in --config.data.batch_size=64
   --workdir=DIR                where the run lives (train, sample)
   --show                       print the config and stop
+  --version                    print the version and stop
 """
 
 
@@ -62,6 +66,8 @@ def _run(argv: Sequence[str], stop: Stop) -> int:
         if not devices.is_lost_peer(error):
             raise
         print("drl-jax: another process of the job has ended; checkpoints are kept", file=sys.stderr)
+    except BrokenPipeError:  # whoever read the output has had enough; the interpreter's last flush too
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:  # a full disk, a folder that is gone
         where = "" if error.filename is None else f"{error.filename}: "
         print(f"drl-jax: {where}{error.strerror or error}; checkpoints are kept", file=sys.stderr)
@@ -74,6 +80,9 @@ def run(argv: Sequence[str], stop: Stop) -> None:
         lines = (f"  {name:<10} {what}" for name, what in COMMANDS.items())
         print(USAGE.format(commands="\n".join(lines)), end="")
         return
+    if argv[0] == "--version":
+        print(f"drl_jax {__version__}")
+        return
     command, *rest = argv
     if command not in COMMANDS:
         raise UserError(f"command {command!r} is unknown; commands are {', '.join(COMMANDS)}")
@@ -82,7 +91,7 @@ def run(argv: Sequence[str], stop: Stop) -> None:
     arguments = parse(rest)
     config, workdir = arguments.config, arguments.workdir
     if arguments.show:
-        print(config)
+        print(json.dumps(config.to_dict(), indent=1))
         return
     if command != "prepare" and workdir is None:
         raise UserError(f"--workdir is missing: the folder of the run that `{command}` is about")
@@ -97,7 +106,7 @@ def run(argv: Sequence[str], stop: Stop) -> None:
     if not folder.is_absolute():  # Orbax takes no relative path; gs://… is absolute
         folder = folder.absolute()
     if command == "train":
-        commands.train(config, folder, arguments.config_file, stop)
+        commands.train(config, folder, arguments.prepare_command, stop)
     else:
         commands.sample(config, folder, stop)
 
@@ -106,7 +115,7 @@ class Arguments(NamedTuple):
     """What follows the command."""
 
     config: Config
-    config_file: str  # as given, or the one in the workdir
+    prepare_command: str  # of the data that the config names
     workdir: str | None
     show: bool
 
@@ -143,7 +152,14 @@ def parse(argv: Sequence[str]) -> Arguments:
             raise UserError(_one_line(error, given)) from None
     if rest:
         raise UserError(f"{rest[0]!r} is not a flag; flags are written --config.KEY=VALUE")
-    return Arguments(config, given or str(saved), workdir, bool(known["show"].value))
+    return Arguments(config, _prepare_command(argv, saved), workdir, bool(known["show"].value))
+
+
+def _prepare_command(argv: Sequence[str], saved: epath.Path | None) -> str:
+    """The line that prepares the data of a command: without its folder, which the data know."""
+    data = [a for a in argv if a.startswith("--config.data.") and not a.startswith("--config.data.data_dir=")]
+    file = next((a for a in argv if a.startswith("--config=")), f"--config={saved}")
+    return shlex.join(["python", "-m", "drl_jax", "prepare", file, *data])
 
 
 @contextmanager
@@ -163,7 +179,15 @@ def _one_line(error: Exception, config_file: str | None) -> str:
         return f"--config={config_file}: there is no such file"
     if "Traceback" in text:
         reason = text.strip().splitlines()[-1].partition(": ")
-        return f"--config={config_file}: {reason[2] or reason[0]}"
-    if isinstance(error, AttributeError):
-        text = "--config: no key " + str(error.args[0] if error.args else error)
+        text = reason[2] or reason[0]
+        if "get_config() takes" in text:
+            file, _, argument = (config_file or "").rpartition(":")
+            text = f"{file} takes no argument {argument!r}"
+        return f"--config={config_file}: {text}"
+    if "as a ConfigDict" in text:
+        return f"{text.split(':')[0]}: this is a group of keys, to be set one by one"
+    if isinstance(error, AttributeError | KeyError):
+        # Its text is that of a KeyError: in quotes, with escapes.
+        named = str(error.args[0]).strip("'\"").replace("\\n", ". ").replace("\\'", "'")
+        text = f"--config: no key {named}"
     return " ".join(text.split())

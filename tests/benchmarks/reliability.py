@@ -9,9 +9,10 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import grain
 import jax
 import numpy as np
 from etils import epath
@@ -31,37 +32,51 @@ from drl_jax.training.loop import Run, Schedule, init_state, train
 from drl_jax.training.step import make_train_step
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-BLOCK = 100  # steps, with one checkpoint
-ROUNDS, BLOCKS = 6, 2  # of each kind in turn
+BLOCK = 100  # steps, with one checkpoint in their middle
+PAIRS = 16
 
 
-class Timed:
-    """Batches, and when each was asked for."""
+class Interleaved:
+    """The batches of a guarded run, which stands still after every block for a block of the bare step.
 
-    def __init__(self, data):
-        self._data, self.times = data, []
+    A block of one kind lies between two of the other, so that what slows the machine slows both. Each has
+    its seconds, and those that the processors worked for it.
+    """
+
+    def __init__(self, batches: grain.DatasetIterator, bare: Callable[[], None]):
+        self._batches, self._bare = batches, bare
+        self._asked, self._began = 0, None
+        self.guarded, self.bare = [], []
 
     def __next__(self):
-        self.times.append(time.perf_counter())
-        return next(self._data)
+        # In the middle between two checkpoints: an asynchronous one is on disk long before the block ends.
+        if self._asked % BLOCK == BLOCK // 2:
+            jax.block_until_ready(jax.live_arrays())
+            if self._began is not None:
+                self.guarded.append(_now() - self._began)
+            began = _now()
+            self._bare()
+            self._began = _now()
+            self.bare.append(self._began - began)
+        self._asked += 1
+        return next(self._batches)
 
     def get_state(self):
-        return self._data.get_state()
+        return self._batches.get_state()
 
     def set_state(self, state):
-        self._data.set_state(state)
+        self._batches.set_state(state)
 
-    def blocks(self) -> list[float]:
-        """Seconds of each block of steps, but for the first, in which programs are compiled."""
-        at = self.times[::BLOCK]
-        return [b - a for a, b in itertools.pairwise(at[1:])]
+
+def _now() -> np.ndarray:
+    """Seconds on the clock, seconds of all processors in this process."""
+    return np.array([time.perf_counter(), time.process_time()])
 
 
 def guarded(
-    experiment: Experiment, placement: Placement, data: Timed, workdir: epath.Path, batch: int
+    experiment: Experiment, placement: Placement, data: Interleaved, workdir: epath.Path, batch: int
 ) -> None:
     """The product's own loop, with nothing but its safety: no records, no evaluation."""
-    steps = BLOCK * (BLOCKS + 1) + 1
     with open_checkpoints(workdir, Keep(3)) as checkpoints:
         run = Run(
             experiment=experiment,
@@ -75,7 +90,7 @@ def guarded(
             warn=print,
         )
         schedule = Schedule(
-            num_steps=steps,
+            num_steps=BLOCK * PAIRS + BLOCK // 2 + 1,
             log_every=10**9,
             save_every=BLOCK,
             evaluate_every=10**9,
@@ -86,15 +101,7 @@ def guarded(
         train(run, workdir, seed=0, batch_size=batch, schedule=schedule, limits=Limits(), about=about)
 
 
-def bare(experiment: Experiment, placement: Placement, data: Timed, step: Callable) -> None:
-    """The step and nothing else: its report is not even computed."""
-    state, votes = init_state(experiment, placement, 0), placement.votes(False)
-    for _ in range(BLOCK * (BLOCKS + 1) + 1):
-        state = step(state, placement.batch(next(data)), votes)  # pyright: ignore[reportArgumentType]
-    jax.block_until_ready(state)
-
-
-def overhead() -> list[tuple[str, str]]:
+def overhead() -> Iterator[tuple[str, str]]:
     config = parse([f"--config={CONFIGS}/digits.py"]).config
     experiment, source, batch = build(config), open_data(config, ""), config.data.batch_size
     devices.start(batch)
@@ -102,27 +109,37 @@ def overhead() -> list[tuple[str, str]]:
     whole = make_train_step(
         experiment.network, experiment.levels, experiment.optimizer, experiment.settings, axis=AXIS
     )
+    # Its report is not even computed.
     step = placement.split(lambda *arguments: whole(*arguments)[0])
+    state, votes = init_state(experiment, placement, 0), placement.votes(False)
+    settings = {"seed": 0, "batch_size": batch, "flip": False, "process_index": 0, "process_count": 1}
+    examples = batches(source, **settings)
 
-    def timed() -> Timed:
-        settings = {"seed": 0, "batch_size": batch, "flip": False, "process_index": 0, "process_count": 1}
-        return Timed(batches(source, **settings))
+    def bare() -> None:
+        nonlocal state
+        for _ in range(BLOCK):
+            state = step(state, placement.batch(next(examples)), votes)
+        jax.block_until_ready(state)
 
-    on, off = [], []
-    for _ in range(ROUNDS):
-        data = timed()
-        bare(experiment, placement, data, step)
-        off += data.blocks()
-        data = timed()
-        with tempfile.TemporaryDirectory() as folder:
-            guarded(experiment, placement, data, epath.Path(folder), batch)
-        on += data.blocks()
-    on_step, off_step = (statistics.median(seconds) / BLOCK for seconds in (on, off))
-    return [
-        ("digits, step, bare", f"{1e3 * off_step:.2f} ms (median of {len(off)} blocks of {BLOCK})"),
-        ("digits, step, guard and checkpoints", f"{1e3 * on_step:.2f} ms, one checkpoint in {BLOCK} steps"),
-        ("cost of both", f"{on_step / off_step - 1:+.1%}"),
-    ]
+    bare()  # compiles
+    data = Interleaved(batches(source, **settings), bare)
+    with tempfile.TemporaryDirectory() as folder:
+        guarded(experiment, placement, data, epath.Path(folder), batch)
+    off, on = np.array(data.bare), np.array(data.guarded)
+    ratio = on / (off[:-1] + off[1:]) * 2 - 1
+    low, middle, high = np.percentile(ratio, [25, 50, 75], axis=0)
+    for name, seconds in (("bare", off), ("guard and checkpoints", on)):
+        clock, worked = 1e3 * np.median(seconds, axis=0) / BLOCK
+        yield (
+            f"digits, step, {name}",
+            f"{clock:.2f} ms, processors {worked:.2f} ms (median of {len(seconds)} blocks of {BLOCK})",
+        )
+    for index, name in enumerate(("on the clock", "of the processors")):
+        yield (
+            f"cost of both, {name}",
+            f"{middle[index]:+.1%} (quartiles {low[index]:+.1%}, {high[index]:+.1%}; {len(on)} blocks, "
+            "each against the bare ones beside it)",
+        )
 
 
 def full_state() -> list[tuple[str, str]]:
@@ -169,10 +186,9 @@ def full_state() -> list[tuple[str, str]]:
 
 def main() -> None:
     start()
-    rows = overhead()
-    print(f"{devices.describe()}, {platform.processor() or platform.machine()}, jax {jax.__version__}")
-    for name, value in rows + full_state():
-        print(f"{name:<38} {value}")
+    print(f"{platform.processor() or platform.machine()}, jax {jax.__version__}")
+    for name, value in itertools.chain(overhead(), full_state()):
+        print(f"{name:<38} {value}", flush=True)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,15 @@ MISTAKES = {
         ["train", DIGITS, "--workdir={dir}", "--config.data.batchsize=3"],
         ["batchsize", "batch_size"],
     ),
+    "unknown group": (["train", DIGITS, "--workdir={dir}", "--config.nope.x=3"], ["--config: no key nope"]),
+    "a group for a key": (
+        ["train", DIGITS, "--workdir={dir}", "--config.network=abc"],
+        ["--config.network=abc", "group of keys"],
+    ),
+    "argument of a config that takes none": (
+        ["train", "--config=digits.py:8", "--workdir={dir}"],
+        ["digits.py takes no argument '8'"],
+    ),
     "unknown flag": (["train", DIGITS, "--wrkdir={dir}", "--workdir={dir}"], ["wrkdir", "workdir"]),
     "stray word": (["train", DIGITS, "--workdir={dir}", "fast"], ["fast", "--config.KEY=VALUE"]),
     "wrong type": (
@@ -54,6 +63,21 @@ MISTAKES = {
     "data not prepared": (
         ["train", "--config=cifar10.py", "--workdir={dir}", "--config.data.data_dir={dir}/none"],
         ["data.name='cifar10'", "python -m drl_jax prepare --config=", "cifar10.py", "/none"],
+    ),
+    "other data not prepared": (
+        [
+            "train",
+            "--config=cifar10.py",
+            "--workdir={dir}",
+            "--config.data.name=mnist",
+            "--config.data.data_dir={dir}/none",
+        ],
+        [
+            "data.name='mnist'",
+            "prepare --config=",
+            " --config.data.name=mnist --config.data.data_dir=",
+            "/none",
+        ],
     ),
     "folder not given": (["train", "--config=lsun64.py", "--workdir={dir}"], ["data.path"]),
     "sample without a run": (["sample", DIGITS, "--workdir={dir}"], ["holds no run", "train"]),

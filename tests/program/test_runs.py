@@ -128,6 +128,10 @@ def test_a_run_whose_checkpoints_are_gone(program, tmp_path, data_dir):
     ended = program("sample", f"--workdir={workdir}")
     assert ended.code == 1
     assert "holds no checkpoint" in ended.err
+    # Nothing is left that other settings could spoil.
+    changed = ["--config.network.channels=16", "--config.evaluation.num_samples=1"]
+    assert program("train", *DIGITS, data_dir, f"--workdir={workdir}", *short, *changed).code == 0
+    assert configuration.load(epath.Path(workdir) / "config.json").network.channels == 16
 
 
 @pytest.mark.parametrize(
