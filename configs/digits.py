@@ -24,5 +24,5 @@ def get_config() -> Config:
     config.evaluation.every = 1000  # steps
     config.evaluation.num_samples = 898  # half of the data
     config.evaluation.batch_size = 898
-    config.evaluation.metric = "frechet_pixels"
+    config.evaluation.metrics = "frechet_pixels,kid_pixels,precision_recall_pixels"
     return config

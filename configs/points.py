@@ -39,5 +39,5 @@ def get_config(density: str = "ring") -> Config:
     config.evaluation.every = 4000  # steps
     config.evaluation.num_samples = 20_000
     config.evaluation.batch_size = 20_000
-    config.evaluation.metric = "total_variation"
+    config.evaluation.metrics = "total_variation"
     return config

@@ -111,7 +111,10 @@ def base() -> Config:
     config.evaluation.num_samples = 64
     config.evaluation.batch_size = 64  # samples drawn at once, over all devices
     config.evaluation.seed = 0  # sample i is a function of (weights, seed, i)
-    config.evaluation.metric = "none"  # none, frechet_pixels (small pictures) or total_variation (points)
+    config.evaluation.metrics = "none"  # fid, kid, inception_score, precision_recall, frechet_pixels, …
+    config.evaluation.inception_weights = placeholder(str)  # torch-fidelity's file, or fetch (the public one)
+    config.evaluation.inception_sha256 = "6726825d"  # how its SHA-256 begins
+    config.evaluation.step = placeholder(int)  # of the checkpoint to sample and evaluate; none: the newest
     return config
 
 
@@ -239,5 +242,9 @@ _RULES = {
     "evaluation.num_samples": _number(1),
     "evaluation.batch_size": _number(1),
     "evaluation.seed": _number(0, 2**31 - 1),
-    "evaluation.metric": _one_of("none", "frechet_pixels", "total_variation"),
+    "evaluation.step": _if_given(_number(0)),
+    "evaluation.inception_sha256": (
+        (lambda value: len(value) >= 8 and set(value.lower()) <= set("0123456789abcdef")),
+        "8 to 64 hex digits",
+    ),
 }

@@ -1,118 +1,138 @@
-"""What is drawn and measured at an evaluation: a grid, the process, and the config's metric."""
+"""What is drawn and measured of a model: pictures for people, scores for tables."""
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from etils import epath
 
 from drl_jax.data.densities import Density
-from drl_jax.data.pipeline import to_uint8, to_unit
-from drl_jax.data.sources import Source
+from drl_jax.data.pipeline import to_uint8
 from drl_jax.experiment import Experiment
-from drl_jax.metrics.frechet import frechet_distance
+from drl_jax.metrics import measures
 from drl_jax.metrics.planar import Maps, level_maps
+from drl_jax.metrics.reference import Reference
+from drl_jax.metrics.spaces import Space
 from drl_jax.networks import bind
+from drl_jax.parallel.devices import from_first
 from drl_jax.reporting import pictures
 from drl_jax.sampling import Sampler, Weights
 
+Scores = dict[str, float]
+
 
 @runtime_checkable
-class Evaluation(Protocol):
-    """Draws with the weights of a step, leaves pictures named after it, returns scores."""
+class Domain(Protocol):
+    """What data are: pictures, or points of a known density."""
 
-    def __call__(self, step: int, weights: Weights) -> dict[str, float]: ...
+    def examples(self, samples: np.ndarray) -> np.ndarray:
+        """Samples as a data set would hold them."""
+        ...
 
-    def reference(self, untrained: Weights) -> dict[str, float]:
-        """What the scores are to be held against: the best and the worst that can be expected."""
+    def show(self, samples: np.ndarray, process: np.ndarray, name: epath.Path) -> None:
+        """Leaves pictures of samples, whose `examples` these are, in files that begin with `name`."""
+        ...
+
+    def scores(self, weights: Weights, name: epath.Path | None) -> Scores:
+        """What can be told of the weights themselves; a picture of it in a file that begins with `name`."""
         ...
 
 
-def scores_of(metric: str, num_levels: int) -> list[str]:
-    """The names of the scores that a config's metric gives; the lowest of each is the best."""
-    if metric == "total_variation":
-        return [f"{metric}/level_{t}" for t in range(num_levels)]
-    return [] if metric == "none" else [metric]
+class Pictures:
+    """Bytes: grids of samples and strips of the process. A picture model has no score of its own."""
+
+    def examples(self, samples: np.ndarray) -> np.ndarray:
+        return to_uint8(samples)
+
+    def show(self, samples: np.ndarray, process: np.ndarray, name: epath.Path) -> None:
+        pictures.save_grid(samples, name.parent / f"{name.name}.png")
+        pictures.save_process(process, name.parent / f"{name.name}_process.png")
+
+    def scores(self, weights: Weights, name: epath.Path | None) -> Scores:
+        del weights, name
+        return {}
 
 
-class PictureEvaluation(NamedTuple):
-    """Grids of samples and strips of the process; with a `source`, the Fréchet distance in pixel space.
+class Points:
+    """The samples beside their density; of the weights, the densities of all levels, true above learned,
+    and their total variation on a grid."""
 
-    The distance is that of the samples to a random half of the data, with pixels in [-1, 1] after
-    truncation to bytes; its floor is that of the other half to this one. No pictures without `folder`.
-    """
+    def __init__(self, experiment: Experiment, density: Density):
+        self._experiment, self._density = experiment, density
 
-    sampler: Sampler
-    num_samples: int
-    folder: epath.Path | None
-    source: Source | None
+    def examples(self, samples: np.ndarray) -> np.ndarray:
+        return samples
 
-    def __call__(self, step: int, weights: Weights) -> dict[str, float]:
-        samples, process = self._draw(weights, self.num_samples)
-        if self.folder is not None:
-            pictures.save_grid(samples, self.folder / f"{step:07}.png")
-            pictures.save_process(process, self.folder / f"{step:07}_process.png")
-        return {} if self.source is None else {"frechet_pixels": self._distance(samples)}
+    def show(self, samples: np.ndarray, process: np.ndarray, name: epath.Path) -> None:
+        del process
+        pictures.save_points(samples, self._density, name.parent / f"{name.name}.png")
 
-    def reference(self, untrained: Weights) -> dict[str, float]:
-        if self.source is None:
-            return {}
-        half, other = self._halves()
-        samples, _ = self._draw(untrained, self.num_samples)
-        return {
-            "frechet_pixels_halves": frechet_distance(_vectors(half), _vectors(other)),
-            "frechet_pixels_untrained": self._distance(samples),
-        }
-
-    def _distance(self, samples: np.ndarray) -> float:
-        return frechet_distance(_vectors(samples), _vectors(self._halves()[0]))
-
-    def _halves(self) -> tuple[np.ndarray, np.ndarray]:
-        assert self.source is not None
-        order, half = np.random.default_rng(0).permutation(len(self.source)), len(self.source) // 2
-        return self._read(order[:half]), self._read(order[half : 2 * half])
-
-    def _read(self, indices: np.ndarray) -> np.ndarray:
-        # As many at a time as a batch may have: reading has a time limit.
-        assert self.source is not None
-        parts = np.array_split(indices, -(-len(indices) // 256))
-        return np.concatenate([self.source.take(part) for part in parts])
-
-    def _draw(self, weights: Weights, count: int) -> tuple[np.ndarray, np.ndarray]:
-        drawn = list(self.sampler.batches(weights, count))
-        return to_uint8(np.concatenate([x for x, _ in drawn])), drawn[0][1]
-
-
-class PointEvaluation(NamedTuple):
-    """The densities of all levels, true above learned; with `score`, their total variation on a grid."""
-
-    experiment: Experiment
-    density: Density
-    sampler: Sampler
-    num_samples: int
-    folder: epath.Path | None
-    score: bool
-
-    def __call__(self, step: int, weights: Weights) -> dict[str, float]:
+    def scores(self, weights: Weights, name: epath.Path | None) -> Scores:
         maps = self._maps(weights)
-        points = np.concatenate([x for x, _ in self.sampler.batches(weights, self.num_samples)])
-        if self.folder is not None:
+        if name is not None:
             rows = [[m.true for m in maps], [m.learned for m in maps]]
-            pictures.save_maps(rows, self.folder / f"{step:07}.png")
-            pictures.save_points(points, self.density, self.folder / f"{step:07}_samples.png")
-        if not self.score:
-            return {}
-        return {f"total_variation/level_{t}": m.total_variation for t, m in enumerate(maps)}
-
-    def reference(self, untrained: Weights) -> dict[str, float]:
-        if not self.score:
-            return {}
-        return {"total_variation_untrained/level_0": self._maps(untrained)[0].total_variation}
+            pictures.save_maps(rows, name.parent / f"{name.name}_densities.png")
+        return {f"{measures.TOTAL_VARIATION}/level_{t}": m.total_variation for t, m in enumerate(maps)}
 
     def _maps(self, weights: Weights) -> list[Maps]:
-        f = bind(self.experiment.network, weights.normalized())
-        levels = self.experiment.levels
-        return [level_maps(f, levels, self.density, t) for t in range(levels.num_levels)]
+        f = bind(self._experiment.network, weights.normalized())
+        levels = self._experiment.levels
+        return [level_maps(f, levels, self._density, t) for t in range(levels.num_levels)]
 
 
-def _vectors(pictures: np.ndarray) -> np.ndarray:
-    return to_unit(pictures).reshape(len(pictures), -1)
+class Evaluation:
+    """Draws with the weights of a step, leaves pictures named after it in `folder`, returns the scores that
+    `metrics` names. All processes of a job call it; one of them has a folder."""
+
+    def __init__(
+        self,
+        domain: Domain,
+        sampler: Sampler,
+        *,
+        num_samples: int,
+        metrics: Sequence[str],
+        spaces: Sequence[Space],
+        read_reference: Callable[[], Reference],
+        folder: epath.Path | None,
+    ):
+        self._domain, self._sampler, self._num_samples = domain, sampler, num_samples
+        self._metrics, self._spaces, self._read_reference = metrics, spaces, read_reference
+        self._folder = folder
+
+    def __call__(self, step: int, weights: Weights) -> Scores:
+        drawn = list(self._sampler.batches(weights, self._num_samples))
+        samples = self._domain.examples(np.concatenate([x for x, _ in drawn]))
+        name = None if self._folder is None else self._folder / f"{step:07}"
+        if name is not None:
+            self._domain.show(samples, drawn[0][1], name)
+        return self._measure(weights, samples, name)
+
+    def bounds(self, untrained: Weights) -> Scores:
+        """What scores are to be held against: those of one half of the data against the other (the best
+        that can be expected) and those of a model before its training (the worst)."""
+        scores = {}
+        if self._spaces:
+            best = measures.floor(self._metrics, self._reference.data)
+            scores = {f"{name}_halves": value for name, value in best.items()}
+        if self._metrics:
+            drawn = np.concatenate([x for x, _ in self._sampler.batches(untrained, self._num_samples)])
+            worst = self._measure(untrained, self._domain.examples(drawn), None)
+            scores |= {f"{name}_untrained": value for name, value in worst.items()}
+        return scores
+
+    def _measure(self, weights: Weights, samples: np.ndarray, name: epath.Path | None) -> Scores:
+        scores = self._domain.scores(weights, name) if measures.TOTAL_VARIATION in self._metrics else {}
+        if self._spaces:
+            drawn = {space.name: measures.gather([space.extract(samples)]) for space in self._spaces}
+            scores |= measures.measure(self._metrics, drawn, self._reference.populations())
+        return from_first(scores)  # each process has its own last digits, and all must judge alike
+
+    @cached_property
+    def _reference(self) -> Reference:
+        return self._read_reference()
+
+
+def domain_of(experiment: Experiment, density: Density | None) -> Domain:
+    """Points if a density of theirs is known, else pictures."""
+    return Pictures() if density is None else Points(experiment, density)

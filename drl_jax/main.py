@@ -20,6 +20,8 @@ from drl_jax.parallel.stopping import EXIT_CODE, Stop, Stopped, listening
 COMMANDS = {
     "train": "train a model, or go on with the one in --workdir",
     "sample": "draw from the model in --workdir: samples.npz and a grid",
+    "evaluate": "measure the model in --workdir: config.evaluation.metrics, with their whole protocol",
+    "check": "measure the data of --config against themselves: what a perfect model would score",
     "prepare": "fetch and prepare the data set that --config names",
 }
 
@@ -31,7 +33,7 @@ commands:
 flags:
   --config=FILE.py[:ARGUMENT]  a file of configs/; may be left out where DIR has a config.json
   --config.KEY=VALUE           override a value, as in --config.data.batch_size=64
-  --workdir=DIR                where the run lives (train, sample)
+  --workdir=DIR                where the run lives (train, sample, evaluate)
   --show                       print the config and stop
   --version                    print the version and stop
 """
@@ -93,22 +95,37 @@ def run(argv: Sequence[str], stop: Stop) -> None:
     if arguments.show:
         print(json.dumps(config.to_dict(), indent=1))
         return
-    if command != "prepare" and workdir is None:
+    if command not in ("prepare", "check") and workdir is None:
         raise UserError(f"--workdir is missing: the folder of the run that `{command}` is about")
-
-    from drl_jax import commands  # only now: importing jax takes its time, a mistake should not
-
-    commands.start()
-    if command == "prepare":
-        commands.prepare(config)
-        return
     folder = epath.Path(workdir or "").expanduser()
     if not folder.is_absolute():  # Orbax takes no relative path; gs://… is absolute
         folder = folder.absolute()
-    if command == "train":
-        commands.train(config, folder, arguments.prepare_command, stop)
-    else:
-        commands.sample(config, folder, stop)
+
+    # Only now: importing jax takes its time, a mistake should not.
+    from drl_jax.commands.common import start
+
+    start()
+    match command:
+        case "train":
+            from drl_jax.commands.train import train
+
+            train(config, folder, arguments.prepare_command, stop)
+        case "sample":
+            from drl_jax.commands.sample import sample
+
+            sample(config, folder, stop)
+        case "evaluate":
+            from drl_jax.commands.evaluate import evaluate
+
+            evaluate(config, folder, arguments.prepare_command, stop)
+        case "check":
+            from drl_jax.commands.check import check
+
+            check(config, arguments.prepare_command, stop)
+        case _:
+            from drl_jax.commands.prepare import prepare
+
+            prepare(config)
 
 
 class Arguments(NamedTuple):

@@ -61,10 +61,12 @@ class Sampler:
         # Every process gets every sample: files are written by one of them.
         self._draw = jax.jit(draw, out_shardings=placement.replicated)
 
-    def batches(self, weights: Weights, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields (samples [n, *shape], their process [T + 1, n, *shape]) until there are `count`."""
+    def batches(
+        self, weights: Weights, count: int, *, start: int = 0
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields (samples [n, *shape], their process [T + 1, n, *shape]) of samples `start` … `count` − 1."""
         key = self._placement.replicate(jax.random.key(self._seed))
-        for first in range(0, count, self._batch_size):
+        for first in range(start, count, self._batch_size):
             x, process = jax.device_get(self._draw(key, weights, np.int32(first)))
             rest = min(self._batch_size, count - first)
             yield x[:rest], process[:, :rest]

@@ -96,27 +96,12 @@ class Originals:
             return file  # renamed to this once its digest was right
         os.makedirs(self._folder, exist_ok=True)
         print(f"downloading {url}", file=sys.stderr)
-        part = f"{file}.{os.getpid()}.part"
         try:
-            digest = _copy(url, part)
-            if info and digest != info.checksum:
-                raise UserError(
-                    f"data.name={self._name!r}: {url} is not what it was (sha256 {digest} instead "
-                    f"of {info.checksum}); {self._by_hand(filename)}"
-                )
-            os.replace(part, file)
-        except (OSError, http.client.HTTPException) as error:
-            if isinstance(error, urllib.error.HTTPError):
-                error.close()
-            # A URLError says only that it wraps another error; a timeout may say nothing.
-            cause = error.reason if type(error) is urllib.error.URLError else error
-            reason = _line(cause) or type(cause).__name__
+            fetch(url, file, sha256=info.checksum if info else "")
+        except OSError as error:
             raise UserError(
-                f"data.name={self._name!r}: cannot download {url}: {reason}; {self._by_hand(filename)}"
+                f"data.name={self._name!r}: cannot download {url}: {error}; {self._by_hand(filename)}"
             ) from error
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(part)
         return file
 
     def _by_hand(self, filename: str) -> str:
@@ -155,6 +140,28 @@ def _map(function, urls: Any) -> Any:
     if isinstance(urls, list | tuple):
         return [_map(function, value) for value in urls]
     return function(urls)
+
+
+def fetch(url: str, file: str, *, sha256: str) -> None:
+    """Downloads a file, whole or not at all; its SHA-256 must begin with `sha256`.
+
+    Raises OSError, whose text is one line, if it cannot be had or is another.
+    """
+    part = f"{file}.{os.getpid()}.part"
+    try:
+        digest = _copy(url, part)
+        if not digest.startswith(sha256):
+            raise OSError(f"it is not what it was (sha256 {digest} instead of {sha256})")
+        os.replace(part, file)
+    except (OSError, http.client.HTTPException) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
+        # A URLError says only that it wraps another error; a timeout may say nothing.
+        cause = error.reason if type(error) is urllib.error.URLError else error
+        raise OSError(_line(cause) or type(cause).__name__) from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(part)
 
 
 def _copy(url: str, path: str) -> str:

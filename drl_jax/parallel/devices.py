@@ -1,5 +1,6 @@
 """Starting the devices, and placing arrays on all of them."""
 
+import json
 import os
 import sys
 import time
@@ -30,6 +31,10 @@ class Placement(NamedTuple):
     def batch(self, rows: np.ndarray) -> jax.Array:
         """The global batch of which `rows` is this process's contiguous part."""
         return jax.make_array_from_process_local_data(self.batched, rows)
+
+    def spread(self, rows: np.ndarray) -> jax.Array:
+        """The global batch `rows`, which every process has whole."""
+        return jax.make_array_from_callback(rows.shape, self.batched, rows.__getitem__)
 
     def votes(self, vote: bool) -> jax.Array:
         """This process's vote on each of its devices, [devices]; the other processes give their own."""
@@ -153,13 +158,14 @@ def everywhere(flag: bool) -> bool:
     return flag if jax.process_count() == 1 else bool(np.all(multihost_utils.process_allgather(flag)))
 
 
-def from_first(values: Sequence[int]) -> list[int]:
-    """The values that the first process gives, in all processes, which all call this."""
+def from_first(value: Any) -> Any:
+    """What the first process gives, in all processes, which all call this: anything that JSON can hold."""
     if jax.process_count() == 1:
-        return list(values)
-    count = int(multihost_utils.broadcast_one_to_all(np.int32(len(values))))
-    own = np.resize(np.array([*values, 0], np.int32), count)
-    return np.asarray(multihost_utils.broadcast_one_to_all(own)).tolist()
+        return value
+    told = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(told))))
+    told = np.resize(told, size)  # the first process's own is of that size
+    return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(told)).tobytes())
 
 
 def linger() -> float:

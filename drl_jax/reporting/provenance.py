@@ -1,4 +1,4 @@
-"""What code makes a result: kept in every checkpoint."""
+"""What code, on which machine, makes a result: kept in every checkpoint."""
 
 import platform
 import subprocess
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from drl_jax import __version__
+from drl_jax.parallel import devices
 
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint", "grain")
 
@@ -18,6 +19,20 @@ def versions() -> dict[str, Any]:
         "versions": {"drl_jax": __version__, "python": platform.python_version(), **libraries},
         "commit": _commit(),
     }
+
+
+def machine() -> str:
+    """'2 cpu devices in 1 process, Intel Xeon …': the devices in use, and the processor's name."""
+    return f"{devices.describe()}, {_processor()}"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return platform.processor() or platform.machine()
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
 
 
 def _commit() -> str | None:

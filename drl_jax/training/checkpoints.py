@@ -1,7 +1,8 @@
 """Verified checkpoints: Orbax keeps state and position, digests beside them tell whether they are whole.
 
 Orbax restores an array with a flipped byte without a word. So every array is saved with its digest, and a
-checkpoint that does not give the same digests when it is read is passed over for the one before.
+checkpoint that does not give the same digests when it is read is passed over for the one before. What Orbax
+saves as "state" is a vector per type; the table of what lies where is in the "record", which is JSON.
 """
 
 import gc
@@ -14,22 +15,21 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
 from etils import epath
 
 from drl_jax.errors import UserError
 from drl_jax.parallel.devices import Placement, everywhere, from_first
+from drl_jax.training import packing
 from drl_jax.training.step import TrainState
-from drl_jax.types import Leaf, Tree
 
 FOLDER = "checkpoints"  # in the workdir
+_CHUNK = 2**25  # bytes
 
 
 class Checkpoint(NamedTuple):
@@ -54,17 +54,23 @@ def steps(directory: epath.Path) -> list[int]:
 
 
 def load(
-    directory: epath.Path, like: TrainState, placement: Placement, warn: Callable[[str], None]
+    directory: epath.Path,
+    like: TrainState,
+    placement: Placement,
+    warn: Callable[[str], None],
+    *,
+    only: int | None = None,
 ) -> tuple[Checkpoint | None, list[int]]:
     """The newest checkpoint that verifies, on every device; None if there is no checkpoint. And the damaged
     steps that were passed over, each named in a warning and left where it is.
 
-    `like` gives structure, shapes and types; its arrays may be abstract.
+    `only` the checkpoint of this step will do, if it is given. `like` gives structure, shapes and types; its
+    arrays may be abstract.
 
     Raises UserError: there are checkpoints and none can be read, which need not be their fault.
     """
     damaged = []
-    for step in reversed(from_first(steps(directory))):
+    for step in reversed(from_first([s for s in steps(directory) if only in (None, s)])):
         loaded, reason = _read(directory / str(step), like, placement)
         if everywhere(loaded is not None):  # all processes go on from the same step
             return loaded, damaged
@@ -79,19 +85,12 @@ def load(
 
 
 def _read(path: epath.Path, like: TrainState, placement: Placement) -> tuple[Checkpoint | None, str]:
-    def abstract(leaf: Leaf) -> jax.ShapeDtypeStruct:
-        leaf = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placement.replicated)
-
-    def as_it_was(leaf: Leaf, saved: jax.Array) -> jax.Array:
-        return jax.random.wrap_key_data(saved) if _is_key(leaf) else saved
-
     loaded, failure = None, ""
     with _quiet() as settle:
         try:
             with _context():
-                wanted = {"state": jax.tree.map(abstract, like), "record": None}
-                loaded = ocp.load_checkpointables(path, wanted)
+                vectors = {dtype: np.empty(size, dtype) for dtype, size in packing.sizes(like).items()}
+                loaded = ocp.load_checkpointables(path, {"state": vectors, "record": None})
         except jax.errors.JaxRuntimeError:  # of the devices' memory, or of another process
             raise
         except Exception as error:  # whatever a damaged file makes the reader stumble over
@@ -99,22 +98,27 @@ def _read(path: epath.Path, like: TrainState, placement: Placement) -> tuple[Che
         if loaded is None:  # and the error itself, which holds what the reader left, is gone
             settle()
             return None, failure
-    state, record = jax.tree.map(as_it_was, like, loaded["state"]), dict(loaded["record"] or {})
-    seal, saved = record.pop("seal", None), record.get("digests", {})
-    if seal != _seal(record):
+    record = dict(loaded["record"] or {})
+    if record.pop("seal", None) != _seal(record):
         return None, "its record is not the one that was saved"
-    wrong = [name for name, digest in digests(state).items() if saved.get(name) != digest]
-    if wrong:
-        return None, f"{len(wrong)} arrays are not those that were saved, the first is {wrong[0]}"
-    return Checkpoint(record["step"], state, record), ""
+    try:
+        state = packing.unpack(loaded["state"], record["arrays"], like)
+    except ValueError as error:
+        return None, str(error)
+    return Checkpoint(record["step"], placement.replicate(state), record), ""
 
 
 def _context() -> ocp.Context:
-    """Keeps the record as JSON: the registry's default for a dict is a tree of arrays."""
+    """How Orbax is to save and read."""
+    # The record is JSON: the registry's default for a dict is a tree of arrays.
     registry = ocp.handlers.local_registry()
     registry.add(ocp.handlers.JsonHandler, checkpointable_name="record")
     context = ocp.Context()
     context.checkpointables.registry = registry
+    context.memory.deepcopy_host_arrays = False  # `packing.pack` has copied them
+    # Weights are noise to a compressor; chunks are written and read side by side.
+    context.array.saving.use_compression = False
+    context.array.saving.storage_options.chunk_byte_size = _CHUNK
     return context
 
 
@@ -175,15 +179,14 @@ class Checkpoints:
 
         Raises UserError: this or the save before failed.
         """
-        # One copy on the host serves the digests and Orbax, which takes thrice as long over device arrays.
-        arrays = jax.tree.map(_on_host, state)
-        record = {"step": step, **record, "digests": digests(arrays)}
+        vectors, table = packing.pack(state)
+        record = {"step": step, **record, "arrays": table}
         self.wait()  # apart, so that a failure is told as that of the save it belongs to
         self._saving, self._policy.damaged = step, self._policy.damaged - {step}
         with self._failures():
             self._checkpointer.save_checkpointables_async(
                 step,
-                {"state": arrays, "record": {**record, "seal": _seal(record)}},
+                {"state": vectors, "record": {**record, "seal": _seal(record)}},
                 force=True,  # the loop decides when to save
                 overwrite=True,  # only a damaged one can be there
             )
@@ -255,31 +258,6 @@ class _Policy:
         sound = [c.step for c in checkpoints if c.step not in self.damaged]
         kept = {*sound[-newest:], *self.damaged, self.best}
         return [c.step in kept or (every is not None and c.step % every == 0) for c in checkpoints]
-
-
-def digests(tree: Tree) -> dict[str, str]:
-    """SHA-256 of every array's type, shape and bytes, by its path in the tree."""
-    names, leaves = zip(*jax.tree_util.tree_flatten_with_path(tree)[0], strict=True)
-    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path in names]
-    with ThreadPoolExecutor() as threads:  # hashing leaves Python's lock alone
-        return dict(zip(names, threads.map(_digest, leaves), strict=True))
-
-
-def _digest(leaf: Leaf) -> str:
-    array = _on_host(leaf) if isinstance(leaf, jax.Array) else leaf
-    what = hashlib.sha256(f"{array.dtype}{array.shape}".encode())
-    what.update(array.data)
-    return what.hexdigest()
-
-
-def _on_host(leaf: jax.Array) -> np.ndarray:
-    """A copy, contiguous; of a key, its data. Every device holds the array; one of this process's serves."""
-    leaf = jax.random.key_data(leaf) if _is_key(leaf) else leaf
-    return np.array(leaf.addressable_data(0), order="C")
-
-
-def _is_key(leaf: Leaf) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _seal(record: Mapping[str, Any]) -> str:

@@ -2,10 +2,13 @@
 
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from drl_jax.training.step import Report
+from drl_jax.types import Tree
 
 _RATE = 0.05  # by which the typical size of a value follows it, per step
 _FIRST = 50  # steps before a value's typical size is held against it
@@ -62,6 +65,11 @@ class Guard:
         self._typical = np.where(there, np.where(first, size, moved), typical)
         self._seen = self._seen + there
 
+    def check_weights(self, step: int, params: Tree) -> None:
+        """Raises Diverged if a parameter is not finite: asked before a state is saved."""
+        if not _all_finite(params):
+            raise Diverged(step, "a parameter is not finite after the step", "")
+
     def get_state(self) -> dict[str, Any]:
         """As JSON, for a checkpoint: a run that goes on judges as one that was never stopped."""
         return {"typical": self._typical.tolist(), "seen": self._seen.tolist()}
@@ -78,8 +86,6 @@ class Guard:
             # Of a NaN, the energies say where it began; loss and gradient are NaN in any case.
             name = _name(broken[-1])
             return f"{name} is {'NaN' if np.isnan(values[broken[-1]]) else 'infinite'}"
-        if not report.finite:
-            return "a parameter is not finite after the step"
         for index, limit, key in ((0, self._limits.loss, "loss"), (2, self._limits.reach, "reach")):
             if values[index] > limit:
                 return f"{_name(index)} is {values[index]:.3g}, above config.guard.{key}={limit:g}"
@@ -104,6 +110,11 @@ class Guard:
             numbers = "".join(f"{value / count[t]:>13.4g}" for value in row)
             lines.append(f"{t:>5}{seen.count[t]:>10.0f} {numbers}  {self._typical[len(_NAMES) + t]:>13.4g}")
         return "\n".join(lines)
+
+
+@jax.jit
+def _all_finite(tree: Tree) -> jax.Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
 def _values(report: Report) -> Float[np.ndarray, " values"]:

@@ -120,7 +120,7 @@ def train(
             return _train(run, state, start, step_function, guard, progress, schedule, about, workdir)
         except Diverged as error:
             trouble = error.with_traceback(None)  # whose frames hold the diverged state
-            run.say(f"diverged at {error}\n{error.table}")
+            run.say(f"diverged at {error}\n{error.table}".rstrip())
 
 
 def _train(
@@ -194,6 +194,7 @@ def _train(
             state = state.replace(totals=run.placement.replicate(zeros))
             run.checkpoints.check()
         if ends or evaluates or step % schedule.save_every == 0:
+            guard.check_weights(step, state.params)
             record = {"position": run.data.get_state(), "guard": guard.get_state(), **about}
             run.checkpoints.save(step, state, record)
         if ends:

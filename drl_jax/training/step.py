@@ -44,15 +44,14 @@ class Report(struct.PyTreeNode):
     """What a step tells the host, the same on every device.
 
     seen:           the step's own sums, before they are added to the state's.
-    gradient_norm:  of the whole gradient.
-    finite:         whether every parameter is, after the step.
+    gradient_norm:  of the whole gradient. While it is finite, so are the parameters after the step: no
+                    moment of Adam can overflow then (a test of each parameter took 2 % of a step).
     reach:          max |x⁻| over each device's samples, [devices].
     votes:          how many devices were told that the run shall stop.
     """
 
     seen: Totals
     gradient_norm: Leaf
-    finite: Leaf
     reach: Leaf
     votes: Leaf
 
@@ -182,7 +181,6 @@ def make_train_step(
         report = Report(
             seen=seen,
             gradient_norm=gradient_norm,
-            finite=jnp.all(jnp.isfinite(ravel_pytree(params)[0])),
             reach=reach,
             votes=votes,
         )

@@ -11,9 +11,10 @@ import time
 import jax
 import jax.numpy as jnp
 
-from drl_jax import commands, main, sampling
+from drl_jax import main, sampling
+from drl_jax.commands import train
 from drl_jax.data import prepared
-from drl_jax.evaluation import PictureEvaluation
+from drl_jax.evaluation import Evaluation
 from drl_jax.training import checkpoints, loop
 
 
@@ -70,9 +71,9 @@ def tell(when: str) -> None:
     """Prints MARK when the program reaches a phase."""
     owner, name = {
         "saving": (checkpoints.ocp.training.Checkpointer, "save_checkpointables_async"),
-        "evaluating": (PictureEvaluation, "__call__"),
+        "evaluating": (Evaluation, "__call__"),
         "drawing": (sampling.Sampler, "batches"),
-        "compiling": (commands, "run_training"),
+        "compiling": (train, "run_training"),
     }[when]
     original = getattr(owner, name)
 

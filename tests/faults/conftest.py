@@ -33,7 +33,7 @@ TINY = [
         training__steps=24,
         checkpoint__every=4,
         evaluation__every=8,
-        evaluation__metric="frechet_pixels",
+        evaluation__metrics="frechet_pixels",
         training__log_every=2,
     ),
 ]
@@ -150,7 +150,7 @@ def lines(workdir: Path) -> list[dict[str, Any]]:
 def assert_same_run(a: Path, b: Path) -> None:
     """The same parameters, averages, optimizer state, sums, data position, guard and metrics, to the bit."""
     one, other = newest(a).record, newest(b).record
-    for name in ("step", "digests", "position", "guard"):
+    for name in ("step", "arrays", "position", "guard"):
         assert one[name] == other[name], name
     assert lines(a) == lines(b)
     assert json.loads((a / "scores.json").read_text()) == json.loads((b / "scores.json").read_text())

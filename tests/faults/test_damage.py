@@ -14,7 +14,8 @@ from drl_jax.errors import UserError
 from drl_jax.networks import ResidualEnergy
 from drl_jax.noise import make_levels
 from drl_jax.parallel.devices import place
-from drl_jax.training.checkpoints import Keep, digests, load, open_checkpoints, steps
+from drl_jax.training.checkpoints import Keep, load, open_checkpoints, steps
+from drl_jax.training.packing import pack
 from drl_jax.training.step import init_state
 from tests.faults.conftest import newest
 
@@ -80,7 +81,7 @@ def outcome(directory, state):
     assert checkpoint is not None
     step = checkpoint.step
     assert checkpoint.record["position"] == step
-    assert digests(checkpoint.state) == digests(after(state, step))
+    assert pack(checkpoint.state)[1] == pack(after(state, step))[1]
     return step
 
 

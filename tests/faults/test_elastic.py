@@ -9,7 +9,7 @@ from tests.faults.conftest import lines, newest
 # Adam divides by the gradient's own size, so that rounding may become a change of sign at the first steps.
 # With an epsilon far above the gradient it is gradient descent with momentum, and rounding stays rounding.
 GENTLE = ["--config.optimizer.epsilon=1000.0", "--config.optimizer.learning_rate=10.0"]
-SHORT = ["--config.training.steps={}", "--config.evaluation.metric=none"]
+SHORT = ["--config.training.steps={}", "--config.evaluation.metrics=none"]
 
 
 def train(start, workdir, until, **how):

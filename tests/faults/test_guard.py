@@ -11,7 +11,7 @@ from tests.faults.conftest import assert_same_run, lines, newest
 LEVELS = 3
 
 
-def report(loss=1.0, gradient=1.0, reach=1.0, energies=(1.0, 1.0, 1.0), finite=True, count=(4, 4, 4)):
+def report(loss=1.0, gradient=1.0, reach=1.0, energies=(1.0, 1.0, 1.0), count=(4, 4, 4)):
     """The report of a step with these means."""
     count, energies = np.array(count, float), np.array(energies, float)
     seen = Totals(
@@ -22,7 +22,7 @@ def report(loss=1.0, gradient=1.0, reach=1.0, energies=(1.0, 1.0, 1.0), finite=T
         moved=count,
         gradient=count,
     )
-    return Report(seen, np.float32(gradient), np.bool_(finite), np.array([reach, 0.5]), np.float32(0))
+    return Report(seen, np.float32(gradient), np.array([reach, 0.5]), np.float32(0))
 
 
 def cause(guard: Guard, trouble: Report) -> str:
@@ -57,7 +57,9 @@ def test_what_is_not_finite(calm, bad):
     assert word in cause(calm, report(loss=bad))
     assert "gradient norm" in cause(calm, report(gradient=bad))
     assert "reach" in cause(calm, report(reach=abs(bad)))
-    assert "a parameter is not finite" in cause(calm, report(finite=False))
+    calm.check_weights(7, {"a": np.ones(3), "b": np.zeros(2)})
+    with pytest.raises(Diverged, match="step 7: a parameter is not finite"):
+        calm.check_weights(7, {"a": np.ones(3), "b": np.array([0, bad])})
 
 
 def test_spikes_name_the_value_its_size_and_the_key(calm):

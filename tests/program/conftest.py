@@ -55,6 +55,6 @@ def small(**overrides) -> list[str]:
         "evaluation.every": 4,
         "evaluation.num_samples": 4,
         "evaluation.batch_size": 4,
-        "evaluation.metric": "none",
+        "evaluation.metrics": "none",
     } | {name.replace("__", "."): value for name, value in overrides.items()}
     return [f"--config.{name}={value}" for name, value in values.items()]

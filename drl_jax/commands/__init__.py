@@ -1,0 +1,1 @@
+"""The commands of the program, each in a module: they put an experiment together and run it."""

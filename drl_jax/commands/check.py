@@ -1,0 +1,59 @@
+"""`check`: the scores of data against themselves, to hold a model's against, and to try the metrics on."""
+
+from drl_jax.commands.common import data_folder, make_spaces, metrics_of, voices
+from drl_jax.configuration import Config
+from drl_jax.errors import UserError
+from drl_jax.experiment import build, open_data
+from drl_jax.metrics import measures
+from drl_jax.metrics.reference import measure_data
+from drl_jax.parallel import devices
+from drl_jax.parallel.stopping import Stop
+
+# What others measured of the pictures of CIFAR-10 by the same network: the distance of the test set from
+# the training set, and the score of the training set.
+_KNOWN = {"cifar10": {"fid_10000": 3.15, "inception_score": 11.24}}
+
+
+def check(config: Config, prepare_command: str, stop: Stop) -> None:
+    """Measures the test split against the one that the config names where there are both, and halves of
+    the data against each other where not."""
+    experiment, metrics = build(config), metrics_of(config)
+    metrics = [name for name in metrics if name != measures.TOTAL_VARIATION]
+    if not metrics:
+        raise UserError(
+            f"config.evaluation.metrics={config.evaluation.metrics}: no metric of samples is among them"
+        )
+    source = open_data(config, prepare_command)
+    devices.start()
+    stop.linger = devices.linger()
+    placement, (say, warn) = devices.place(), voices()
+    spaces, cache = (
+        make_spaces(config, metrics, experiment.shape, placement),
+        data_folder(config) / "features",
+    )
+
+    data = measure_data(source, spaces, cache, warn, fewest=measures.fewest(metrics))
+    say(f"{len(source)} examples of {config.data.name} {config.data.split}, sha256 {data.sha256}")
+    _tell(say, "one half against the other", measures.floor(metrics, data.data), {})
+    known = _KNOWN.get(config.data.name, {}) if config.data.split == "train" else {}
+    scores = measures.measure([m for m in metrics if m == "inception_score"], data.data, data.data)
+    if scores:
+        _tell(say, f"{config.data.split} alone", scores, known)
+    test = config.copy_and_resolve_references()
+    test.data.split = "test"
+    try:
+        other = open_data(test, prepare_command)
+    except UserError:  # there is no such split
+        return
+    held_out = measure_data(other, spaces, cache, warn, fewest=measures.fewest(metrics))
+    say(f"{len(other)} examples of {config.data.name} test, sha256 {held_out.sha256}")
+    others = [name for name in metrics if name != "inception_score"]
+    scores = measures.measure(others, held_out.data, data.data)
+    _tell(say, f"test against {config.data.split}", scores, known)
+
+
+def _tell(say, what: str, scores: dict[str, float], known: dict[str, float]) -> None:
+    say(f"{what}:")
+    for name, value in scores.items():
+        beside = f"  (known: {known[name]})" if name in known else ""
+        say(f"  {name:<34} {value:.5g}{beside}")

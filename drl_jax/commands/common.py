@@ -1,0 +1,139 @@
+"""What several commands do alike."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+from etils import epath
+
+from drl_jax import configuration
+from drl_jax.configuration import Config
+from drl_jax.data import densities
+from drl_jax.data.prepared import data_directory
+from drl_jax.errors import UserError
+from drl_jax.evaluation import Domain, domain_of
+from drl_jax.experiment import Experiment
+from drl_jax.metrics import measures, spaces
+from drl_jax.metrics.spaces import Space
+from drl_jax.parallel.devices import Placement
+from drl_jax.sampling import Sampler, Weights
+from drl_jax.training.checkpoints import FOLDER, Checkpoint, hush, load, steps
+
+Say = Callable[[str], None]
+
+
+def start() -> None:
+    """Settings of JAX for every command. Compiled programs are kept, so that a second start is quick."""
+    if not jax.config.values["jax_compilation_cache_dir"]:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "drl_jax"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+    hush()
+
+
+def voices() -> tuple[Say, Say]:
+    """(say, warn) of the first process of a job; the others are silent."""
+    return (_say, _warn) if jax.process_index() == 0 else (_say_nothing, _say_nothing)
+
+
+def changes(workdir: epath.Path, config: Config) -> list[str]:
+    """As `configuration.changes`; none where nothing was saved yet, which leaves all settings free."""
+    saved = workdir / configuration.FILE
+    if not saved.exists() or not steps(workdir / FOLDER):
+        return []
+    return configuration.changes(configuration.load(saved), config, str(workdir))
+
+
+def make_sampler(config: Config, experiment: Experiment, placement: Placement) -> Sampler:
+    """The sampler of `config.evaluation`, on all devices."""
+    return Sampler(
+        experiment,
+        placement,
+        batch_size=min(config.evaluation.batch_size, config.evaluation.num_samples),
+        seed=config.evaluation.seed,
+        num_steps=config.langevin.steps,
+        noise_scale=config.langevin.noise_scale,
+        spread=config.langevin.spread,
+    )
+
+
+def make_domain(config: Config, experiment: Experiment) -> Domain:
+    """Pictures, or points of the config's density."""
+    points = config.data.name == "points"
+    return domain_of(experiment, densities.by_name(config.data.density) if points else None)
+
+
+def metrics_of(config: Config) -> list[str]:
+    """The metrics that a config names. Raises UserError for one that there is not, and for what it lacks."""
+    names = measures.parse(config.evaluation.metrics, points=config.data.name == "points")
+    needed = measures.spaces_of(names)
+    if "inception" in needed and config.evaluation.inception_weights is None:
+        raise UserError(
+            f"config.evaluation.metrics={config.evaluation.metrics!r} needs Inception: set "
+            f"config.evaluation.inception_weights to torch-fidelity's file, or to {spaces.FETCH}: download it"
+        )
+    fewest = measures.fewest(names)
+    if config.evaluation.num_samples < fewest:
+        raise UserError(
+            f"config.evaluation.num_samples={config.evaluation.num_samples} is too few for "
+            f"config.evaluation.metrics={config.evaluation.metrics!r}: {fewest} are the least"
+        )
+    return names
+
+
+def make_spaces(
+    config: Config, metrics: Sequence[str], shape: tuple[int, ...], placement: Placement
+) -> list[Space]:
+    """The spaces that metrics need. Raises UserError, for Inception's weights."""
+    made = []
+    for name in measures.spaces_of(metrics):
+        if name == "inception":
+            path = config.evaluation.inception_weights
+            if path == spaces.FETCH:
+                path = spaces.fetch_weights(data_folder(config) / "downloads")
+            made.append(spaces.inception_space(path, config.evaluation.inception_sha256, placement))
+        else:
+            made.append(spaces.data_space(shape))
+    return made
+
+
+def data_folder(config: Config) -> epath.Path:
+    """Where data sets, and what is made of them, are kept."""
+    return epath.Path(data_directory(config.data.data_dir))
+
+
+def load_weights(
+    workdir: epath.Path, config: Config, experiment: Experiment, placement: Placement, warn: Say
+) -> tuple[Checkpoint, Weights]:
+    """The averaged weights of the checkpoint that `config.evaluation.step` names, or of the newest.
+
+    Raises UserError if there is none.
+    """
+    if not (workdir / configuration.FILE).exists():
+        missing = workdir / configuration.FILE
+        raise UserError(f"--workdir={workdir} holds no run: there is no {missing}; train one first")
+    changes(workdir, config)
+    like = jax.eval_shape(experiment.init_state, jax.random.key(0))
+    step = config.evaluation.step
+    checkpoint, _ = load(workdir / FOLDER, like, placement, warn, only=step)
+    if checkpoint is None and step is not None:
+        there = ", ".join(map(str, steps(workdir / FOLDER))) or "none"
+        raise UserError(
+            f"config.evaluation.step={step} has no checkpoint in --workdir={workdir}; there are: {there}"
+        )
+    if checkpoint is None:
+        raise UserError(f"--workdir={workdir} holds no checkpoint yet; train longer")
+    return checkpoint, Weights(checkpoint.state.ema_params, checkpoint.state.ema_vectors)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _warn(line: str) -> None:
+    print(f"drl-jax: {line}", file=sys.stderr, flush=True)
+
+
+def _say_nothing(line: str) -> None:
+    del line

@@ -1,0 +1,205 @@
+"""`evaluate`: the scores of a trained model, with everything that they depend on."""
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import jax
+from etils import epath
+
+from drl_jax import storage
+from drl_jax.commands.common import (
+    Say,
+    data_folder,
+    load_weights,
+    make_domain,
+    make_sampler,
+    make_spaces,
+    metrics_of,
+    voices,
+)
+from drl_jax.configuration import Config
+from drl_jax.data.sources import Source
+from drl_jax.errors import UserError
+from drl_jax.evaluation import Domain
+from drl_jax.experiment import build, open_data
+from drl_jax.metrics import measures
+from drl_jax.metrics.measures import Population
+from drl_jax.metrics.parts import Part, Parts, digests
+from drl_jax.metrics.reference import Reference, hash_of, measure_data
+from drl_jax.metrics.spaces import Space
+from drl_jax.parallel import devices
+from drl_jax.parallel.devices import everywhere, from_first
+from drl_jax.parallel.stopping import Stop
+from drl_jax.reporting import provenance, records
+from drl_jax.sampling import Sampler, Weights
+from drl_jax.training.packing import pack
+
+FOLDER = "evaluations"  # in the workdir: one folder per set of samples
+
+
+def evaluate(config: Config, workdir: epath.Path, prepare_command: str, stop: Stop) -> None:
+    """Draws samples from the averaged weights of a checkpoint and measures them.
+
+    Sample i is a function of (weights, seed, i). What was drawn stays, as features: the same line goes on
+    where it was interrupted, and more samples begin with those that are there.
+    """
+    experiment, metrics = build(config), metrics_of(config)
+    if not metrics:
+        raise UserError(
+            "config.evaluation.metrics=none leaves nothing to measure; fid,kid or frechet_pixels are possible"
+        )
+    source = open_data(config, prepare_command)
+    devices.start()
+    stop.linger = devices.linger()
+    placement, (say, warn) = devices.place(), voices()
+    checkpoint, weights = load_weights(workdir, config, experiment, placement, warn)
+    spaces = make_spaces(config, metrics, experiment.shape, placement)
+    sampler, domain = make_sampler(config, experiment, placement), make_domain(config, experiment)
+    count = config.evaluation.num_samples
+    if config.evaluation.batch_size > count:
+        batch = config.evaluation.batch_size
+        say(f"config.evaluation.batch_size={batch}: {count} samples do not fill a batch")
+
+    drawn_from = {
+        "bytes": "by truncation",
+        "step": checkpoint.step,
+        "weights": f"average with decay {config.training.ema_decay:g}",
+        "weights_sha256": hashlib.sha256(repr(pack(weights)[1]).encode()).hexdigest(),
+        "levels": config.levels.count,
+        "langevin_steps": config.langevin.steps,
+        "langevin_spread": config.langevin.spread,
+        "noise_scale": config.langevin.noise_scale,
+        "seed": config.evaluation.seed,
+    }
+    versions = provenance.versions()
+    identity = [drawn_from, [space.about for space in spaces], versions["versions"]]
+    folder = workdir / FOLDER / f"{checkpoint.step:07}_{hash_of(identity)}"
+    began, first = time.monotonic(), jax.process_index() == 0
+    with storage.held(folder) if first else nullcontext():
+        _draw(sampler, weights, count, domain, spaces, folder, say)
+        reference = measure_data(
+            source, spaces, data_folder(config) / "features", warn, fewest=measures.fewest(metrics)
+        )
+        scores = domain.scores(weights, folder / "model") if measures.TOTAL_VARIATION in metrics else {}
+        if first:
+            samples, sha256 = _read(folder, count, spaces)
+            for space, population in samples.items():
+                if population.moments.is_singular:
+                    warn(_few(population, space))
+            result = {
+                "scores": scores | measures.measure(metrics, samples, reference.populations()),
+                "halves_of_the_data": measures.floor(metrics, reference.data),
+                "protocol": {
+                    "samples": {"count": count, "sha256": sha256, **drawn_from},
+                    "reference": _about_data(config, source, reference),
+                    **{space.name: space.about for space in spaces},
+                },
+                "training": {
+                    "seconds": _training_seconds(workdir, checkpoint.step),
+                    "machine": checkpoint.record["machine"],
+                },
+                "evaluation": {"seconds": time.monotonic() - began, "machine": provenance.machine()},
+                **versions,
+                "config": config.to_dict(),
+            }
+            file = folder / f"result_{count}.json"
+            storage.write(file, json.dumps(result, indent=1) + "\n")
+            say(_told(result))
+            say(f"written to {file}")
+    everywhere(True)  # the first process is at work longer than the others
+
+
+def _draw(
+    sampler: Sampler,
+    weights: Weights,
+    count: int,
+    domain: Domain,
+    spaces: Sequence[Space],
+    folder: epath.Path,
+    say: Say,
+) -> None:
+    """Leaves the features of the first `count` samples in the folder: of those that are not there yet."""
+    parts, first = Parts(folder), jax.process_index() == 0
+    start = from_first(sum(len(part.digests) for part in parts.read(count)) if first else 0)
+    if start:
+        say(f"{start} of {count} samples are there already")
+    done, began = start, time.monotonic()
+    told = began
+    for x, process in sampler.batches(weights, count, start=start):
+        samples = domain.examples(x)
+        features = {space.name: space.extract(samples) for space in spaces}
+        if first:
+            if done == 0:
+                domain.show(samples, process, folder / "samples")
+            parts.write(done, Part(features, digests(samples)))
+        done += len(samples)
+        now = time.monotonic()
+        if now - told > 10 or done == count:
+            told, speed = now, (done - start) / (now - began)
+            say(f"sample {done}/{count}  {speed:.3g} samples/s  {(count - done) / speed:.0f} s left")
+
+
+def _read(folder: epath.Path, count: int, spaces: Sequence[Space]) -> tuple[dict[str, Population], str]:
+    """The samples in each space, and the SHA-256 of their own, one after the other."""
+    parts, sha256, read = Parts(folder), hashlib.sha256(), 0
+    for part in parts.read(count):
+        sha256.update(part.digests.tobytes())
+        read += len(part.digests)
+    if read < count:
+        raise UserError(f"{folder} was damaged while it was in use: {read} of {count} samples can be read")
+    populations = {
+        space.name: measures.gather(part.features[space.name] for part in parts.read(count))
+        for space in spaces
+    }
+    return populations, sha256.hexdigest()
+
+
+def _few(population: Population, space: str) -> str:
+    return (
+        f"{population.size} samples have a singular covariance in the {len(population.moments.mean)} "
+        f"dimensions of {space}: their Fréchet distance is finite, and far above that of more samples"
+    )
+
+
+def _about_data(config: Config, source: Source, reference: Reference) -> dict[str, Any]:
+    data = config.data
+    used = {"path": data.path} if data.name == "folder" else {"split": data.split}
+    if data.name == "points":
+        used = {"density": data.density}
+    else:
+        used |= {
+            "image_size": data.image_size,
+            "colors": data.colors,
+            "crop": data.crop or "as the set's own",
+        }
+    compared = {
+        f"examples_in_{space}": population.size for space, population in reference.populations().items()
+    }
+    return {"name": data.name, **used, "count": len(source), "sha256": reference.sha256, **compared}
+
+
+def _training_seconds(workdir: epath.Path, step: int) -> float:
+    """How long the run took to come to a step, evaluations included and interruptions left out."""
+    seconds, before = 0.0, 0
+    for line in records.read(workdir):
+        if line["step"] > step:
+            break
+        if line.get("steps_per_second"):
+            seconds, before = seconds + (line["step"] - before) / line["steps_per_second"], line["step"]
+        seconds += line.get("evaluation_seconds") or 0.0
+    return seconds
+
+
+def _told(result: Mapping[str, Any]) -> str:
+    """The scores, those of one half of the data against the other, and the protocol."""
+    halves = {f"{name}_halves": value for name, value in result["halves_of_the_data"].items()}
+    lines = [f"{name:<36} {value:.5g}" for name, value in (result["scores"] | halves).items()]
+    for topic, facts in result["protocol"].items():
+        if facts:
+            lines.append(f"{topic}: " + ", ".join(f"{name} {value}" for name, value in facts.items()))
+    lines.append(f"code: commit {result['commit']}, drl_jax {result['versions']['drl_jax']}")
+    return "\n".join(lines)

@@ -1,0 +1,40 @@
+"""`sample`: draws from a trained model."""
+
+import io
+import time
+
+import jax
+import numpy as np
+from etils import epath
+
+from drl_jax import storage
+from drl_jax.commands.common import load_weights, make_domain, make_sampler, voices
+from drl_jax.configuration import Config
+from drl_jax.experiment import build
+from drl_jax.parallel import devices
+from drl_jax.parallel.stopping import Stop
+
+
+def sample(config: Config, workdir: epath.Path, stop: Stop) -> None:
+    """Draws from the averaged weights of a checkpoint: samples.npz and pictures, in the workdir."""
+    experiment = build(config)
+    devices.start()
+    stop.linger = devices.linger()
+    placement, (say, warn) = devices.place(), voices()
+    checkpoint, weights = load_weights(workdir, config, experiment, placement, warn)
+    sampler, domain = make_sampler(config, experiment, placement), make_domain(config, experiment)
+
+    began = time.monotonic()
+    drawn = list(sampler.batches(weights, config.evaluation.num_samples))
+    samples = domain.examples(np.concatenate([x for x, _ in drawn]))
+    seconds = time.monotonic() - began
+    if jax.process_index() != 0:
+        return
+    domain.show(samples, drawn[0][1], workdir / "samples")
+    file = io.BytesIO()
+    np.savez(file, arr_0=samples)
+    storage.write(workdir / "samples.npz", file.getvalue())
+    say(
+        f"{len(samples)} samples of step {checkpoint.step} in {seconds:.1f} s: {workdir / 'samples.npz'}, "
+        f"{workdir / 'samples.png'}"
+    )

@@ -1,0 +1,177 @@
+"""`train`: trains a model, or goes on with the one in the workdir."""
+
+import json
+import time
+from contextlib import ExitStack
+
+import jax
+from clu import parameter_overview
+from etils import epath
+
+from drl_jax import configuration, storage
+from drl_jax.commands.common import (
+    Say,
+    changes,
+    data_folder,
+    make_domain,
+    make_sampler,
+    make_spaces,
+    metrics_of,
+    voices,
+)
+from drl_jax.configuration import Config
+from drl_jax.data.pipeline import batches
+from drl_jax.errors import UserError
+from drl_jax.evaluation import Evaluation
+from drl_jax.experiment import Experiment, build, open_data
+from drl_jax.metrics import measures
+from drl_jax.metrics.reference import measure_data
+from drl_jax.parallel import devices
+from drl_jax.parallel.devices import everywhere
+from drl_jax.parallel.stopping import Stop
+from drl_jax.reporting import provenance
+from drl_jax.reporting.records import Nowhere, open_records
+from drl_jax.sampling import Weights
+from drl_jax.training.checkpoints import FOLDER, Keep, open_checkpoints
+from drl_jax.training.guard import Limits
+from drl_jax.training.loop import Run, Schedule, init_state
+from drl_jax.training.loop import train as run_training
+
+SCORES = "scores.json"  # of the last step, in the workdir
+
+
+def train(config: Config, workdir: epath.Path, prepare_command: str, stop: Stop) -> None:
+    """Trains a model, or goes on with the one in the workdir."""
+    experiment, metrics = build(config), metrics_of(config)
+    _check_best(config, metrics)
+    changes(workdir, config)
+    source = open_data(config, prepare_command)
+    devices.start(config.data.batch_size)
+    stop.linger = devices.linger()
+    placement, (say, warn) = devices.place(config.data.batch_size), voices()
+    spaces = make_spaces(config, metrics, experiment.shape, placement)
+    first = jax.process_index() == 0
+    with ExitStack() as opened:
+        changed, refusal = _take_workdir(opened, config, workdir, say) if first else ([], None)
+        if not everywhere(refusal is None):
+            raise refusal or UserError("the first process of the job could not start; its line says why")
+        say(_overview(config, experiment, len(source)))
+        for line in changed:
+            say(line)
+        evaluate = Evaluation(
+            make_domain(config, experiment),
+            make_sampler(config, experiment, placement),
+            num_samples=config.evaluation.num_samples,
+            metrics=metrics,
+            spaces=spaces,
+            read_reference=lambda: measure_data(
+                source, spaces, data_folder(config) / "features", warn, fewest=measures.fewest(metrics)
+            ),
+            folder=workdir / "samples" if first else None,
+        )
+        records = opened.enter_context(open_records(workdir, warn)) if first else Nowhere()
+        keep = Keep(config.checkpoint.keep, config.checkpoint.keep_every)
+        checkpoints = opened.enter_context(open_checkpoints(workdir / FOLDER, keep))
+        began = time.monotonic()
+        state, scores = run_training(
+            Run(
+                experiment=experiment,
+                data=batches(
+                    source,
+                    seed=config.training.seed,
+                    batch_size=config.data.batch_size,
+                    flip=config.data.flip,
+                    process_index=jax.process_index(),
+                    process_count=jax.process_count(),
+                ),
+                evaluate=evaluate,
+                placement=placement,
+                checkpoints=checkpoints,
+                records=records,
+                stop=stop,
+                say=say,
+                warn=warn,
+            ),
+            workdir,
+            seed=config.training.seed,
+            batch_size=config.data.batch_size,
+            schedule=Schedule(
+                num_steps=config.training.steps,
+                log_every=config.training.log_every,
+                save_every=config.checkpoint.every,
+                evaluate_every=config.evaluation.every,
+                rollbacks=config.guard.rollbacks,
+                best_of=config.checkpoint.best_of,
+            ),
+            limits=Limits(config.guard.spike, config.guard.loss, config.guard.reach),
+            about={"config": config.to_dict(), "machine": provenance.machine(), **provenance.versions()},
+        )
+        seconds = time.monotonic() - began
+        say(f"done in {seconds:.0f} s; samples in {workdir / 'samples'}")
+        if not metrics:
+            return
+        known = _read_scores(workdir / SCORES) if first and scores is None else {}
+        if everywhere(not first or known.get("step") == config.training.steps):
+            scores = known
+        else:
+            if scores is None:  # the run was stopped between its last evaluation and here
+                scores = evaluate(config.training.steps, Weights(state.ema_params, state.ema_vectors))
+            untrained = init_state(experiment, placement, config.training.seed)
+            bounds = evaluate.bounds(Weights(untrained.ema_params, untrained.ema_vectors))
+            scores = {"step": config.training.steps, **scores, **bounds}
+            if first:
+                storage.write(workdir / SCORES, json.dumps(scores, indent=1) + "\n")
+        for name, value in scores.items():
+            if name != "step":
+                say(f"{name:<36} {value:.4f}")
+
+
+def _check_best(config: Config, metrics: list[str]) -> None:
+    """Raises UserError if the score that marks the best checkpoint is not among those that are measured."""
+    best_of = config.checkpoint.best_of
+    names = measures.lowest(metrics, config.evaluation.num_samples, config.levels.count)
+    if best_of is not None and best_of not in names:
+        raise UserError(
+            f"config.checkpoint.best_of={best_of!r} is not measured, or not best when it is lowest; "
+            f"config.evaluation.metrics={config.evaluation.metrics!r} gives {', '.join(names) or 'none'}"
+        )
+
+
+def _take_workdir(
+    opened: ExitStack, config: Config, workdir: epath.Path, say: Say
+) -> tuple[list[str], UserError | None]:
+    """Locks the folder and leaves the config there. Returns what has changed in it since the run began, and
+    a refusal, for the other processes of the job to hear of."""
+    try:
+        opened.enter_context(storage.held(workdir))
+        if not storage.is_local(workdir):
+            say(f"--workdir={workdir} cannot be locked: see that no other job uses it")
+        changed = changes(workdir, config)
+        configuration.save(config, workdir / configuration.FILE)
+    except UserError as error:
+        return [], error
+    except OSError as error:
+        return [], UserError(f"--workdir={workdir} cannot be written: {error.strerror or error}")
+    return changed, None
+
+
+def _overview(config: Config, experiment: Experiment, examples: int) -> str:
+    state = jax.eval_shape(experiment.init_state, jax.random.key(0))
+    table = parameter_overview.get_parameter_overview(state.params, include_stats=False)
+    return "\n".join(
+        [
+            table,
+            f"{experiment.levels.num_levels} levels, {config.langevin.steps} Langevin steps each; "
+            f"{examples} examples of {config.data.name}, {config.data.batch_size} a step",
+            f"runs on {devices.describe()}",
+        ]
+    )
+
+
+def _read_scores(file: epath.Path) -> dict[str, float]:
+    """The scores of a run that ended; none if there are none that can be read."""
+    try:
+        scores = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return scores if isinstance(scores, dict) else {}

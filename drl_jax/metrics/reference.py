@@ -1,0 +1,106 @@
+"""What samples are held against: the features of a data set, computed once and kept."""
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+
+from drl_jax import storage
+from drl_jax.data.sources import Source
+from drl_jax.errors import UserError
+from drl_jax.metrics.frechet import Moments
+from drl_jax.metrics.measures import Population, gather
+from drl_jax.metrics.spaces import Features, Space
+from drl_jax.parallel.devices import everywhere
+
+_READ = 256  # examples at a time, as many as a batch may have: reading has a time limit
+_VERSION = 1  # of what is kept in a file
+
+
+class Reference(NamedTuple):
+    """`data`: the whole data set in each space, in an order that is random and always the same. `sha256`:
+    of its examples in this order, after crop and resize."""
+
+    data: dict[str, Population]
+    sha256: str
+
+    def populations(self) -> dict[str, Population]:
+        """What samples are compared with: all of the data in Inception's space, as published figures are.
+        In that of the data themselves one half, so that the other can show the least distance there is."""
+        return {
+            space: population if space == "inception" else population.halves()[0]
+            for space, population in self.data.items()
+        }
+
+
+def measure_data(
+    source: Source, spaces: Sequence[Space], cache: epath.Path, warn: Callable[[str], None], *, fewest: int
+) -> Reference:
+    """Reads all examples of a source, `fewest` in each half, and features of Inception from `cache` if they
+    are there.
+
+    All processes of a job call this; the first writes to the cache, and says in a warning if it cannot.
+
+    Raises UserError: there are too few examples, or one cannot be read.
+    """
+    if len(source) < 2 * fewest:
+        raise UserError(
+            f"config.evaluation.metrics: {len(source)} examples are too few data; {2 * fewest} are the least"
+        )
+    digest = hashlib.sha256()
+    for part in _examples(source):
+        digest.update(f"{part.dtype}{part.shape[1:]}".encode())
+        digest.update(np.ascontiguousarray(part).data)
+    sha256, data = digest.hexdigest(), {}
+    for space in spaces:
+        file = cache / f"{space.name}_{hash_of([_VERSION, sha256, space.about])}.npz"
+        kept = _load(file) if space.about else None
+        # All or none: extracting is the work of all processes together.
+        if not everywhere(kept is not None):
+            kept = gather(space.extract(part) for part in _examples(source))
+            if space.about and jax.process_index() == 0:
+                _save(file, kept, warn)
+        assert kept is not None
+        data[space.name] = kept
+    return Reference(data, sha256)
+
+
+def hash_of(parts: object) -> str:
+    """A name for what values, with a `repr` that tells all, say: 12 hex digits."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
+
+
+def _examples(source: Source) -> Iterator[np.ndarray]:
+    order = np.random.default_rng(0).permutation(len(source))
+    for first in range(0, len(order), _READ):
+        yield source.take(order[first : first + _READ])
+
+
+def _save(file: epath.Path, population: Population, warn: Callable[[str], None]) -> None:
+    logits = {} if population.features.logits is None else {"logits": population.features.logits}
+    content = io.BytesIO()
+    np.savez(
+        content,
+        allow_pickle=False,
+        **population.moments._asdict(),
+        vectors=population.features.vectors,
+        **logits,
+    )
+    try:
+        storage.write(file, content.getvalue())
+    except OSError as error:
+        warn(f"{file} cannot be written ({error.strerror or error}): the data will be measured again")
+
+
+def _load(file: epath.Path) -> Population | None:
+    try:
+        with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as arrays:
+            moments = Moments(int(arrays["size"]), arrays["mean"], arrays["covariance"])
+            return Population(moments, Features(arrays["vectors"], arrays.get("logits")))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # not there, or damaged
+        return None

@@ -1,0 +1,103 @@
+"""A tree of arrays as one long vector per type, with a table that tells what lies where and its digest.
+
+Orbax takes a millisecond of a processor for every array, however small, and a training state has hundreds to
+thousands. Vectors are written and read four times as fast as the tree (560 MB, two processors).
+"""
+
+import hashlib
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from drl_jax.types import Leaf, Tree
+
+Vectors = dict[str, np.ndarray]
+Table = dict[str, dict[str, Any]]
+
+_LARGE = 2**26  # bytes, above which several threads hash faster than one
+
+
+def pack(tree: Tree) -> tuple[Vectors, Table]:
+    """A copy of the arrays on the host, end to end in a vector per type: {type: vector}; of a key, its data.
+    And for each array, by its path in the tree: {"dtype", "shape", "offset", "sha256"}, JSON."""
+    names, leaves = _flatten(tree)
+    leaves = [_on_host(leaf) for leaf in leaves]
+    sizes: dict[str, int] = {}
+    table: Table = {}
+    for name, leaf in zip(names, leaves, strict=True):
+        offset = sizes.get(leaf.dtype.name, 0)
+        table[name] = {"dtype": leaf.dtype.name, "shape": list(leaf.shape), "offset": offset}
+        sizes[leaf.dtype.name] = offset + leaf.size
+    vectors = {dtype: np.empty(size, dtype) for dtype, size in sizes.items()}
+    for leaf, entry in zip(leaves, table.values(), strict=True):
+        _view(vectors, entry)[...] = leaf
+    for entry, digest in zip(table.values(), _digests(vectors, table), strict=True):
+        entry["sha256"] = digest
+    return vectors, table
+
+
+def unpack(vectors: Mapping[str, np.ndarray], table: Table, like: Tree) -> Tree:
+    """The tree that was packed; `like` has its structure, shapes and types.
+
+    Raises ValueError: the table is not that of such a tree, or an array is not the one that was packed.
+    """
+    names, leaves = _flatten(like)
+    other = sorted(set(names) ^ table.keys())
+    if other:
+        raise ValueError(f"{len(other)} arrays are in state or checkpoint alone, the first is {other[0]}")
+    digests = dict(zip(table, _digests(vectors, table), strict=True))
+    wrong = [name for name in names if digests[name] != table[name]["sha256"]]
+    if wrong:
+        raise ValueError(f"{len(wrong)} arrays are not those that were saved, the first is {wrong[0]}")
+    restored = []
+    for name, leaf in zip(names, leaves, strict=True):
+        value = _view(vectors, table[name])
+        restored.append(jax.random.wrap_key_data(jnp.asarray(value)) if _is_key(leaf) else value)
+    return jax.tree.unflatten(jax.tree.structure(like), restored)
+
+
+def sizes(like: Tree) -> dict[str, int]:
+    """How long the vector of each type is, of a tree that may be abstract."""
+    total: dict[str, int] = {}
+    for leaf in jax.tree.leaves(like):
+        leaf = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
+        total[leaf.dtype.name] = total.get(leaf.dtype.name, 0) + leaf.size
+    return total
+
+
+def _flatten(tree: Tree) -> tuple[list[str], list[Leaf]]:
+    paths, leaves = zip(*jax.tree_util.tree_flatten_with_path(tree)[0], strict=True)
+    return [jax.tree_util.keystr(path, simple=True, separator="/") for path in paths], list(leaves)
+
+
+def _on_host(leaf: Leaf) -> np.ndarray:
+    """Without a copy where the host can see the array. All devices hold it; one of this process's serves."""
+    leaf = jax.random.key_data(leaf) if _is_key(leaf) else leaf
+    return np.asarray(leaf.addressable_data(0) if isinstance(leaf, jax.Array) else leaf)
+
+
+def _view(vectors: Mapping[str, np.ndarray], entry: Mapping[str, Any]) -> np.ndarray:
+    size = int(np.prod(entry["shape"]))
+    return vectors[entry["dtype"]][entry["offset"] : entry["offset"] + size].reshape(entry["shape"])
+
+
+def _digests(vectors: Mapping[str, np.ndarray], table: Table) -> list[str]:
+    """SHA-256 of every array's type, shape and bytes."""
+
+    def digest(entry: Mapping[str, Any]) -> str:
+        what = hashlib.sha256(f"{entry['dtype']}{tuple(entry['shape'])}".encode())
+        what.update(_view(vectors, entry).data)
+        return what.hexdigest()
+
+    if sum(vector.nbytes for vector in vectors.values()) < _LARGE:
+        return [digest(entry) for entry in table.values()]
+    with ThreadPoolExecutor() as threads:  # hashing leaves Python's lock alone
+        return list(threads.map(digest, table.values()))
+
+
+def _is_key(leaf: Leaf) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
