@@ -64,8 +64,9 @@ def make_domain(config: Config, experiment: Experiment) -> Domain:
     return domain_of(experiment, densities.by_name(config.data.density) if points else None)
 
 
-def metrics_of(config: Config) -> list[str]:
-    """The metrics that a config names. Raises UserError for one that there is not, and for what it lacks."""
+def metrics_of(config: Config, *, samples: bool = True) -> list[str]:
+    """The metrics that a config names. Raises UserError for one that there is not, and for what it lacks:
+    Inception's weights, or (if it is about `samples`) enough of these."""
     names = measures.parse(config.evaluation.metrics, points=config.data.name == "points")
     needed = measures.spaces_of(names)
     if "inception" in needed and config.evaluation.inception_weights is None:
@@ -74,7 +75,7 @@ def metrics_of(config: Config) -> list[str]:
             f"config.evaluation.inception_weights to torch-fidelity's file, or to {spaces.FETCH}: download it"
         )
     fewest = measures.fewest(names)
-    if config.evaluation.num_samples < fewest:
+    if samples and config.evaluation.num_samples < fewest:
         raise UserError(
             f"config.evaluation.num_samples={config.evaluation.num_samples} is too few for "
             f"config.evaluation.metrics={config.evaluation.metrics!r}: {fewest} are the least"

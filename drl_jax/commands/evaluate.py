@@ -97,6 +97,7 @@ def evaluate(config: Config, workdir: epath.Path, prepare_command: str, stop: St
                     "samples": {"count": count, "sha256": sha256, **drawn_from},
                     "reference": _about_data(config, source, reference),
                     **{space.name: space.about for space in spaces},
+                    "metrics": {name: measures.protocol_of(name) for name in metrics},
                 },
                 "training": {
                     "seconds": _training_seconds(workdir, checkpoint.step),

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from drl_jax.errors import UserError
-from drl_jax.metrics import scores
+from drl_jax.metrics import planar, scores
 from drl_jax.metrics.frechet import Accumulator, Moments, frechet_distance
 from drl_jax.metrics.spaces import Features
 
@@ -55,12 +55,12 @@ def _rows(features: Features, first: int, count: int) -> Features:
 
 class Metric(NamedTuple):
     """`values(name, samples, reference)` gives one or more scores, named after the metric, of at least
-    `fewest` examples; `lowest`: the lower, the better."""
+    `fewest` examples. `lowest`: the lower, the better. `protocol`: conventions that the number depends on."""
 
-    space: str
     values: Callable[[str, Population, Population], dict[str, float]]
-    fewest: int = 2
-    lowest: bool = True
+    fewest: int
+    lowest: bool
+    protocol: str
 
 
 def _frechet(name: str, samples: Population, reference: Population) -> dict[str, float]:
@@ -78,8 +78,10 @@ def _fid_name(name: str, count: int) -> str:
 
 def _kernel(name: str, samples: Population, reference: Population) -> dict[str, float]:
     x, y = samples.features.vectors, reference.features.vectors
-    score = scores.kernel_distance(x, y, subset_size=min(_SUBSET, len(x), len(y)))
-    return {name: score.mean, f"{name}_std": score.std}
+    fewer = min(len(x), len(y))
+    score = scores.kernel_distance(x, y, subset_size=min(_SUBSET, fewer))
+    # Subsets that are the whole of one side do not tell how much a subset varies.
+    return {name: score.mean} | ({f"{name}_std": score.std} if fewer > _SUBSET else {})
 
 
 def _precision_recall(name: str, samples: Population, reference: Population) -> dict[str, float]:
@@ -95,28 +97,34 @@ def _inception_score(name: str, samples: Population, reference: Population) -> d
     return {name: score.mean, f"{name}_std": score.std}
 
 
+_FRECHET = "all examples, covariances without bias"
+_KINDS = {
+    "kid": Metric(_kernel, 2, True, f"cubic kernel, unbiased, 100 subsets of {_SUBSET} (all, if fewer)"),
+    "precision_recall": Metric(_precision_recall, 5, False, f"3 neighbours, {KEPT} examples of each at most"),
+}
 METRICS: Mapping[str, Metric] = {
-    "fid": Metric("inception", _fid),
-    "inception_score": Metric("inception", _inception_score, 10, lowest=False),  # one in each split
-    "kid": Metric("inception", _kernel),
-    "precision_recall": Metric("inception", _precision_recall, 5, lowest=False),  # more than three neighbours
+    "fid": Metric(_fid, 2, True, _FRECHET),
+    "inception_score": Metric(_inception_score, 10, False, "10 parts"),
+    **_KINDS,
     **{
-        f"{name}_{space}": Metric(space, values, fewest, lowest)
+        f"{name}_{space}": metric
         for space in ("pixels", "points")
-        for name, values, fewest, lowest in (
-            ("frechet", _frechet, 2, True),
-            ("kid", _kernel, 2, True),
-            ("precision_recall", _precision_recall, 5, False),
-        )
+        for name, metric in {"frechet": Metric(_frechet, 2, True, _FRECHET), **_KINDS}.items()
     },
 }
 TOTAL_VARIATION = "total_variation"  # of the density itself, for points: needs no samples
 
 
+def space_of(name: str) -> str:
+    """In which space a metric is measured: the one that its name ends in, or else that of Inception."""
+    space = name.rsplit("_", 1)[-1]
+    return space if space in ("pixels", "points") else "inception"
+
+
 def parse(metrics: str, *, points: bool) -> list[str]:
     """The metrics that a config names, separated by commas. Raises UserError for one that there is not."""
     names = [] if metrics == "none" else [name.strip() for name in metrics.split(",")]
-    possible = [name for name, metric in METRICS.items() if (metric.space == "points") == points]
+    possible = [name for name in METRICS if (space_of(name) == "points") == points]
     possible += [TOTAL_VARIATION] * points
     for name in names:
         if name not in possible:
@@ -135,14 +143,21 @@ def measure(
     scores = {}
     for name in names:
         if name != TOTAL_VARIATION:
-            metric = METRICS[name]
-            scores |= metric.values(name, samples[metric.space], reference[metric.space])
+            space = space_of(name)
+            scores |= METRICS[name].values(name, samples[space], reference[space])
     return scores
+
+
+def protocol_of(name: str) -> str:
+    """The conventions of a metric."""
+    if name == TOTAL_VARIATION:
+        return f"half the L1 distance of densities on a grid of {planar.SIDE} x {planar.SIDE}"
+    return METRICS[name].protocol
 
 
 def spaces_of(names: Iterable[str]) -> list[str]:
     """The spaces that metrics need, each once."""
-    return list(dict.fromkeys(METRICS[name].space for name in names if name != TOTAL_VARIATION))
+    return list(dict.fromkeys(space_of(name) for name in names if name != TOTAL_VARIATION))
 
 
 def fewest(names: Iterable[str]) -> int:

@@ -13,6 +13,7 @@ from tensorboardX.proto import event_pb2
 from tensorboardX.summary import scalar
 
 from drl_jax import storage
+from drl_jax.reporting import curves
 
 FILE = "metrics.jsonl"
 
@@ -34,6 +35,10 @@ class Records(Protocol):
         """Forgets what came after `step`, and after that many rollbacks."""
         ...
 
+    def draw(self) -> None:
+        """Draws what there is: curves.png, levels.png."""
+        ...
+
 
 class Nowhere:
     """The records of all processes but the first."""
@@ -46,6 +51,9 @@ class Nowhere:
 
     def cut(self, step: int, rollbacks: int) -> None:
         del step, rollbacks
+
+    def draw(self) -> None:
+        pass
 
 
 class Files:
@@ -84,6 +92,10 @@ class Files:
         self._lines = [line for line in kept if len(line) > 1]
         self._write_all()
         self._board.restart(step)
+
+    def draw(self) -> None:
+        curves.save_curves(self._lines, self._path.parent / "curves.png")
+        curves.save_levels(self._lines, self._path.parent / "levels.png")
 
     def close(self) -> None:
         self._board.close()

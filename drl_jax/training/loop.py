@@ -151,6 +151,7 @@ def _train(
         if scores:
             run.say("  " + "  ".join(f"{name} {value:.4g}" for name, value in scores.items()))
         run.records.write(step, {**scores, "evaluation_seconds": time.monotonic() - began})
+        run.records.draw()
         run.checkpoints.prefer(best.update(step, scores))
         everywhere(True)  # the first process writes: none may be ahead of it with work of its own
         run.stop.unsaved = unsaved

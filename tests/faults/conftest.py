@@ -32,7 +32,7 @@ TINY = [
         levels__count=3,
         training__steps=24,
         checkpoint__every=4,
-        evaluation__every=8,
+        evaluation__every=12,
         evaluation__metrics="frechet_pixels",
         training__log_every=2,
     ),
@@ -102,7 +102,7 @@ def start(shared, tmp_path):
                 free.bind(("localhost", 0))
                 address = f"localhost:{free.getsockname()[1]}"
             environment |= {"JAX_NUM_PROCESSES": str(processes), "JAX_COORDINATOR_ADDRESS": address}
-        given = [] if command == "sample" else TINY
+        given = TINY if command == "train" else []
         for rank in range(processes):
             printed = tmp_path / f"{len(jobs)}.txt"
             own = {**environment, "JAX_PROCESS_ID": str(rank)} if processes > 1 else environment

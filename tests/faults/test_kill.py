@@ -1,6 +1,8 @@
 """kill -9 at any instant: the run that goes on ends as the one that was never killed."""
 
+import json
 import shutil
+import signal
 import time
 
 import numpy as np
@@ -49,6 +51,36 @@ def test_a_run_killed_at_any_instant_ends_the_same(fraction, start, whole, tmp_p
         np.testing.assert_array_equal(samples(workdir), samples(whole))
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_an_evaluation_stopped_in_its_middle_ends_the_same(number, start, whole, tmp_path):
+    settings = ("--config.evaluation.num_samples=48", "--config.evaluation.batch_size=4")
+
+    for name in ("stopped", "whole"):
+        shutil.copytree(whole, tmp_path / name)
+
+    def results(name) -> dict:
+        (file,) = (tmp_path / name).glob("evaluations/*/result_48.json")
+        return json.loads(file.read_text())
+
+    (job,) = start("evaluate", tmp_path / "stopped", *settings)
+    end = time.monotonic() + 60
+    while not list((tmp_path / "stopped").glob("evaluations/*/part_0000008.npz")):
+        assert time.monotonic() < end, job.printed()
+        time.sleep(0.001)
+    job.send(number)
+    assert job.ended() == (42 if number == signal.SIGTERM else -signal.SIGKILL)
+    assert not list((tmp_path / "stopped").glob("evaluations/*/result_*"))
+
+    (again,) = start("evaluate", tmp_path / "stopped", *settings)
+    # The other one by two processes.
+    others = start("evaluate", tmp_path / "whole", *settings, processes=2, devices=1)
+    assert [job.ended() for job in (again, *others)] == [0, 0, 0]
+    assert "of 48 samples are there already" in again.printed()
+    one, other = results("stopped"), results("whole")
+    for kind in ("scores", "halves_of_the_data", "protocol"):
+        assert one[kind] == other[kind]
+
+
 def test_the_run_that_the_others_are_held_against(whole):
     assert [line["step"] for line in lines(whole)] == list(range(2, 25, 2))
-    assert [line["step"] for line in lines(whole) if "frechet_pixels" in line] == [8, 16, 24]
+    assert [line["step"] for line in lines(whole) if "frechet_pixels" in line] == [12, 24]

@@ -143,6 +143,7 @@ def test_a_data_file_that_is_truncated(start, whole, shared, tmp_path):
 
 @pytest.mark.parametrize("damage", ["{", '{"data": {}}', ""])
 def test_a_config_that_is_damaged(damage, start, whole, tmp_path):
-    (tmp_path / "config.json").write_text(damage)
-    (job,) = start("train", tmp_path)
-    assert f"{tmp_path}/config.json is not a config" in told(job)
+    workdir = shutil.copytree(whole, tmp_path / "run")
+    (workdir / "config.json").write_text(damage)
+    (job,) = start("train", workdir)
+    assert f"{workdir}/config.json is not a config" in told(job)

@@ -1,5 +1,13 @@
 """The inputs of the references, by NumPy alone: `make_references.py` and the tests draw the same."""
 
+import io
+import pickle
+import sys
+import types
+import zipfile
+from collections import OrderedDict
+from unittest.mock import patch
+
 import numpy as np
 
 SIDES = (32, 64, 128, 299)
@@ -54,3 +62,42 @@ def tiny() -> dict[str, np.ndarray]:
 
 def logits() -> np.ndarray:
     return (2 * np.random.default_rng(3).standard_normal((500, 1008))).astype(np.float32)
+
+
+def pth(arrays: dict[str, np.ndarray]) -> bytes:
+    """A file of float32 arrays as torch.save writes it, without torch: a zip of a pickle that names torch's
+    functions, and of each array's bytes."""
+    functions, storage = types.ModuleType("torch._utils"), types.ModuleType("torch")
+
+    def _rebuild_tensor_v2(*_): ...
+
+    _rebuild_tensor_v2.__module__, _rebuild_tensor_v2.__qualname__ = "torch._utils", "_rebuild_tensor_v2"
+    kind = type("FloatStorage", (), {"__module__": "torch"})
+    vars(functions)["_rebuild_tensor_v2"], vars(storage)["FloatStorage"] = _rebuild_tensor_v2, kind
+
+    class Stored:
+        def __init__(self, key: str, size: int):
+            self.id = ("storage", kind, key, "cpu", size)
+
+    class Tensor:
+        def __init__(self, key: str, value: np.ndarray):
+            self._key, self._value = key, value
+
+        def __reduce__(self):
+            strides = tuple(stride // 4 for stride in self._value.strides)
+            stored = Stored(self._key, self._value.size)
+            return _rebuild_tensor_v2, (stored, 0, self._value.shape, strides, False, OrderedDict())
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, obj):
+            return obj.id if isinstance(obj, Stored) else None
+
+    program, file = io.BytesIO(), io.BytesIO()
+    with patch.dict(sys.modules, {"torch": storage, "torch._utils": functions}):
+        tensors = {name: Tensor(str(i), value) for i, (name, value) in enumerate(arrays.items())}
+        Pickler(program, protocol=2).dump(OrderedDict(tensors))
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("archive/data.pkl", program.getvalue())
+        for i, value in enumerate(arrays.values()):
+            archive.writestr(f"archive/data/{i}", np.ascontiguousarray(value).tobytes())
+    return file.getvalue()

@@ -180,6 +180,7 @@ def test_points_train(program, tmp_path):
         "--config=points.py:ring",
         f"--workdir={tmp_path}",
         "--config.training.steps=2",
+        "--config.levels.count=2",
         "--config.data.batch_size=4",
         "--config.evaluation.num_samples=4",
         "--config.evaluation.batch_size=4",

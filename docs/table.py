@@ -1,0 +1,129 @@
+"""Writes the README's table of results from the files in docs/results, which `drl-jax evaluate` made.
+
+    python docs/table.py           writes it
+    python docs/table.py --check   says whether it is what the files say; exit code 1 if it is not
+
+A result is added by copying result_N.json of a run's evaluation to docs/results/NAME.json; a setting that was
+run with several seeds has NAME_0.json, NAME_1.json, …
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+HERE = Path(__file__).parent
+README = HERE.parent / "README.md"
+BEGIN, END = "<!-- results: written by docs/table.py -->\n", "<!-- end of results -->"
+
+
+class Setting(NamedTuple):
+    """A row: what was run, how its results are called, and what others published of it (see method and
+    sources in the docstring of each config)."""
+
+    what: str
+    name: str
+    command: str
+    published: str = "–"
+
+
+T6 = "train --config=configs/cifar10.py:t6"
+SETTINGS = [
+    Setting("digits 8x8", "digits", "train --config=configs/digits.py"),
+    *(
+        Setting(what, density, f"train --config=configs/points.py:{density}")
+        for what, density in (
+            ("ring of eight Gaussians", "ring"),
+            ("checkerboard", "checkerboard"),
+            ("two spirals", "spirals"),
+        )
+    ),
+    Setting("CIFAR-10, T6, 2 blocks", "cifar10_small", "train --config=configs/cifar10.py:small"),
+    Setting("CIFAR-10, T6 (K = 30)", "cifar10_t6", T6, "FID 9.58, IS 8.30"),
+    Setting("CIFAR-10, T6, K = 10", "cifar10_t6_k10", f"{T6} --config.langevin.steps=10"),
+    Setting("CIFAR-10, T6, K = 50", "cifar10_t6_k50", f"{T6} --config.langevin.steps=50"),
+    Setting(
+        "CIFAR-10, T = 1, K = 180",
+        "cifar10_t1",
+        f"{T6} --config.levels.count=1 --config.langevin.steps=180",
+    ),
+    Setting("CIFAR-10, T1k (K = 0)", "cifar10_t1k", ""),
+    Setting("CIFAR-10, T1k by denoising score matching", "cifar10_t1k_dsm", ""),
+    Setting("CelebA 64, T6", "celeba64", "train --config=configs/celeba64.py", "FID 5.98"),
+    *(
+        Setting(f"LSUN {side} {what}", f"lsun{side}_{what}", f"train --config=configs/lsun{side}.py:{what}")
+        for side in (64, 128)
+        for what in ("church", "bedroom")
+    ),
+]
+# What of a result is shown: a score's name, what people call it, and whether that of halves of the data is
+# put beside it.
+SHOWN = [
+    (r"fid_(\d+)", "FID of {}", False),
+    ("inception_score", "IS", False),
+    ("frechet_pixels", "Fréchet distance of pixels", True),
+    ("total_variation/level_0", "total variation", False),
+]
+
+
+def table(folder: Path) -> str:
+    """The table of the results in a folder, as Markdown."""
+    lines = ["| setting | command | published | ours | cost of ours |", "|---|---|---|---|---|"]
+    for setting in SETTINGS:
+        found = _results(folder, setting.name)
+        command = f"`{setting.command}`" if setting.command else "not in the program yet"
+        ours = _ours(found) if found else "not run"
+        cells = [setting.what, command, setting.published, ours, _cost(found)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def write(readme: str, folder: Path) -> str:
+    """The README with the table in its place."""
+    before, rest = readme.split(BEGIN)
+    return before + BEGIN + table(folder) + END + rest.split(END, 1)[1]
+
+
+def _results(folder: Path, name: str) -> list[dict[str, Any]]:
+    files = sorted(f for f in folder.glob("*.json") if re.fullmatch(rf"{name}(_\d+)?", f.stem))
+    return [json.loads(file.read_text()) for file in files]
+
+
+def _ours(found: list[dict[str, Any]]) -> str:
+    told = []
+    for pattern, called, halves in SHOWN:
+        names = [name for name in found[0]["scores"] if re.fullmatch(pattern, name)]
+        for name in names:
+            values = ", ".join(_number(result["scores"][name]) for result in found)
+            title = called.format(*re.fullmatch(pattern, name).groups())  # pyright: ignore[reportOptionalMemberAccess]
+            beside = f" (halves of the data: {_number(found[0]['halves_of_the_data'][name])})"
+            told.append(f"{title} {values}{beside if halves else ''}")
+    seeds = [str(result["config"]["training"]["seed"]) for result in found]
+    return "; ".join(told) + (f" (seeds {', '.join(seeds)})" if len(found) > 1 else "")
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}" if value < 100 else f"{value:.0f}"
+
+
+def _cost(found: list[dict[str, Any]]) -> str:
+    if not found:
+        return ""
+    minutes = [result["training"]["seconds"] / 60 for result in found]
+    longest = (
+        f"{'at most ' if len(found) > 1 else ''}{max(minutes):.1f} min{' each' if len(found) > 1 else ''}"
+    )
+    return f"{longest}, {found[0]['training']['machine']}"
+
+
+def main() -> None:
+    old = README.read_text()
+    new = write(old, HERE / "results")
+    if "--check" in sys.argv[1:]:
+        sys.exit("README.md is not what docs/results say: run docs/table.py" if new != old else 0)
+    README.write_text(new)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""Fréchet distances with closed forms, features that come in parts, and the names of scores."""
+
+import numpy as np
+import pytest
+
+from drl_jax.errors import UserError
+from drl_jax.metrics import measures
+from drl_jax.metrics.frechet import Moments, frechet_distance, moments
+from drl_jax.metrics.measures import gather
+from drl_jax.metrics.spaces import Features, data_space, read_weights
+
+
+def gaussian(mean, covariance) -> Moments:
+    return Moments(10_000, np.array(mean, float), np.array(covariance, float))
+
+
+def test_the_distance_of_gaussians_whose_covariances_commute():
+    # Σ (√a − √b)² + ‖μ‖²: Dowson & Landau for diagonal covariances.
+    a, b = gaussian([0, 1, 2], np.diag([1, 4, 9])), gaussian([0, 3, 2], np.diag([4, 4, 0.25]))
+    expected = (1 - 2) ** 2 + 0 + (3 - 0.5) ** 2 + 2**2
+    np.testing.assert_allclose(frechet_distance(a, b), expected, rtol=1e-14)
+    np.testing.assert_allclose(frechet_distance(b, a), expected, rtol=1e-14)
+    np.testing.assert_allclose(frechet_distance(a, a), 0, atol=1e-13)
+
+
+def test_the_distance_of_gaussians_whose_covariances_do_not_commute():
+    a, b = np.array([[2.0, 1.0], [1.0, 3.0]]), np.array([[5.0, -2.0], [-2.0, 1.0]])
+    # The root of a 2x2 matrix M with positive eigenvalues has the trace √(tr M + 2 √det M).
+    m = a @ b
+    root = np.sqrt(np.trace(m) + 2 * np.sqrt(np.linalg.det(m)))
+    expected = np.trace(a) + np.trace(b) - 2 * root
+    assert np.abs(a @ b - b @ a).max() > 1
+    np.testing.assert_allclose(
+        frechet_distance(gaussian([0, 0], a), gaussian([0, 0], b)), expected, rtol=1e-13
+    )
+
+
+@pytest.mark.parametrize("count", [3, 40, 64, 65])
+def test_fewer_samples_than_dimensions_give_a_number(count):
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((count, 64)), rng.standard_normal((5000, 64))
+    one, other = moments(x), moments(y)
+    assert one.is_singular == (count <= 64)
+    distance = frechet_distance(one, other)
+    assert np.isfinite(distance)
+    # The truth is 0; what is missing of the covariance counts in full: its trace, about 64 − count.
+    assert distance > max(0, 60 - count)
+    np.testing.assert_allclose(distance, frechet_distance(other, one), rtol=1e-6)
+    # Not even covariances of rank 0 or 1 give NaN.
+    flat = moments(np.ones((count, 64)))
+    assert np.isfinite(frechet_distance(flat, other))
+    np.testing.assert_allclose(frechet_distance(flat, flat), 0, atol=1e-12)
+
+
+@pytest.mark.parametrize("parts", [[5000], [1, 2499, 2500], [700] * 7 + [100], [7] * 714 + [2]])
+def test_features_may_come_in_any_parts(parts):
+    x = np.random.default_rng(0).normal(1e4, 1, (5000, 6)).astype(np.float32)
+    logits = np.random.default_rng(1).standard_normal((5000, 3))
+    ends = np.cumsum(parts)
+    got = gather(
+        Features(x[end - n : end], logits[end - n : end]) for n, end in zip(parts, ends, strict=True)
+    )
+    whole = gather([Features(x, logits)])
+    # To the last bit, not only to rounding: a resumed evaluation is the uninterrupted one.
+    np.testing.assert_array_equal(got.moments.mean, whole.moments.mean)
+    np.testing.assert_array_equal(got.moments.covariance, whole.moments.covariance)
+    np.testing.assert_array_equal(got.features.vectors, x)
+    assert got.features.logits is not None
+    np.testing.assert_array_equal(got.features.logits, logits)
+    np.testing.assert_allclose(got.moments.mean, x.mean(axis=0, dtype=np.float64), rtol=1e-13)
+    np.testing.assert_allclose(got.moments.covariance, np.cov(x.astype(float), rowvar=False), rtol=1e-9)
+
+
+def test_only_so_many_features_are_kept(monkeypatch):
+    monkeypatch.setattr(measures, "KEPT", 10)
+    x = np.random.default_rng(0).standard_normal((24, 3))
+    population = gather([Features(x[:7]), Features(x[7:9]), Features(x[9:])])
+    assert population.size == 24
+    np.testing.assert_allclose(population.moments.mean, x.mean(axis=0))
+    np.testing.assert_array_equal(population.features.vectors, x[:10])
+    one, other = population.halves()
+    np.testing.assert_array_equal(np.concatenate([one.features.vectors, other.features.vectors]), x[:10])
+
+
+def test_too_few_features_for_moments():
+    with pytest.raises(ValueError, match="1 vectors"):
+        moments(np.zeros((1, 4)))
+
+
+def test_scores_and_their_names():
+    rng = np.random.default_rng(0)
+    x, y = (gather([Features(rng.random((n, 8)), rng.random((n, 4)))]) for n in (40, 50))
+    spaces = {"inception": (x, y), "pixels": (x, y)}
+    samples, reference = ({space: pair[i] for space, pair in spaces.items()} for i in (0, 1))
+    names = measures.parse("fid, inception_score,kid,precision_recall,frechet_pixels", points=False)
+    scores = measures.measure(names, samples, reference)
+    # A FID is never without the number of its samples.
+    expected = {"fid_40", "inception_score", "inception_score_std", "kid", "precision", "recall"}
+    assert scores.keys() == expected | {"frechet_pixels"}
+    assert scores["fid_40"] == scores["frechet_pixels"] == frechet_distance(x.moments, y.moments)
+    assert measures.lowest(names, 40, 6) == ["fid_40", "kid", "frechet_pixels"]
+    assert measures.spaces_of(names) == ["inception", "pixels"]
+    assert measures.fewest(names) == 10
+    assert measures.floor(names, reference).keys() == (expected - {"fid_40"}) | {"frechet_pixels", "fid_25"}
+
+
+def test_metrics_that_there_are_not():
+    assert measures.parse("none", points=False) == []
+    assert measures.parse("total_variation,kid_points", points=True) == ["total_variation", "kid_points"]
+    for text, points in (
+        ("fdi", False),
+        ("total_variation", False),
+        ("fid", True),
+        ("", False),
+        ("kid,", False),
+    ):
+        with pytest.raises(UserError, match="is no metric of"):
+            measures.parse(text, points=points)
+
+
+def test_pixels_of_large_pictures_are_refused():
+    assert data_space((32, 32, 3)).extract(np.zeros((2, 32, 32, 3), np.uint8)).vectors.shape == (2, 3072)
+    with pytest.raises(UserError, match="12288 numbers"):
+        data_space((64, 64, 3))
+
+
+def test_a_file_with_other_arrays_is_not_the_weights(tmp_path):
+    from tests.metrics.inputs import pth
+
+    (tmp_path / "w.pth").write_bytes(pth({"fc.weight": np.zeros((1008, 2048), np.float32)}))
+    with pytest.raises(UserError, match="does not hold the weights of Inception"):
+        read_weights(str(tmp_path / "w.pth"), "")

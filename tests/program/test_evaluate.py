@@ -1,0 +1,296 @@
+"""`evaluate` and `check`: the same numbers however they come about, and one line for each mistake."""
+
+import json
+import shutil
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from drl_jax.main import main
+from drl_jax.metrics.measures import TOTAL_VARIATION
+from drl_jax.parallel import devices
+from tests.metrics import inputs
+from tests.program.conftest import CONFIGS, small
+
+PIXELS = "frechet_pixels,kid_pixels,precision_recall_pixels"
+COUNT = 70
+
+
+def run(*arguments) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([str(a) for a in arguments])
+    assert ended.value.code == 0
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory) -> Path:
+    """The workdir of a short run, with checkpoints of steps 2 and 4."""
+    workdir, data = (tmp_path_factory.mktemp(name) for name in ("digits", "data"))
+    run(
+        "train", f"--config={CONFIGS}/digits.py", f"--workdir={workdir}", *small(),
+        f"--config.data.data_dir={data}",
+    )  # fmt: skip
+    return workdir
+
+
+@pytest.fixture
+def copied(digits, tmp_path) -> Path:
+    """A copy of it, for a test of its own."""
+    return shutil.copytree(digits, tmp_path / "run")
+
+
+def measuring(workdir, *, count=COUNT, batch=64, metrics=PIXELS, seed=0) -> list[str]:
+    values = {"num_samples": count, "batch_size": batch, "metrics": metrics, "seed": seed}
+    return ["evaluate", f"--workdir={workdir}", *(f"--config.evaluation.{k}={v}" for k, v in values.items())]
+
+
+def result(workdir, count=COUNT) -> dict:
+    (file,) = Path(workdir).glob(f"evaluations/*/result_{count}.json")
+    return json.loads(file.read_text())
+
+
+@pytest.fixture(scope="module")
+def expected(digits, tmp_path_factory) -> dict:
+    """What 70 samples score, measured in one go on four devices."""
+    workdir = shutil.copytree(digits, tmp_path_factory.mktemp("expected") / "run")
+    run(*measuring(workdir))
+    return result(workdir)
+
+
+def assert_same(got: dict, expected: dict) -> None:
+    """Identical pictures; the same scores to 1e-9."""
+    assert got["protocol"] == expected["protocol"]
+    for kind in ("scores", "halves_of_the_data"):
+        assert got[kind].keys() == expected[kind].keys()
+        for name, value in expected[kind].items():
+            np.testing.assert_allclose(got[kind][name], value, rtol=1e-9, atol=1e-12, err_msg=name)
+
+
+@pytest.mark.parametrize("batch", [7, 33])
+def test_the_batch_does_not_matter(batch, copied, program, expected):
+    assert program(*measuring(copied, batch=batch)).code == 0
+    assert_same(result(copied), expected)
+
+
+def test_the_devices_do_not_matter(copied, program, expected, monkeypatch):
+    monkeypatch.setattr(devices, "place", partial(devices.place, devices=jax.devices()[:1]))
+    assert program(*measuring(copied)).code == 0
+    assert_same(result(copied), expected)
+
+
+def test_an_evaluation_goes_on_where_it_was_interrupted(copied, program, expected):
+    # As long as it got: two of its parts, and one that is damaged.
+    assert program(*measuring(copied, count=30, batch=12)).code == 0
+    parts = sorted(copied.glob("evaluations/*/part_*.npz"))
+    assert [p.name for p in parts] == ["part_0000000.npz", "part_0000012.npz", "part_0000024.npz"]
+    content = bytearray(parts[2].read_bytes())
+    content[len(content) // 2] ^= 1
+    parts[2].write_bytes(content)
+    ended = program(*measuring(copied, batch=32))
+    assert ended.code == 0
+    assert "24 of 70 samples are there already" in ended.out
+    assert_same(result(copied), expected)
+    # All is there: nothing is drawn, and other metrics may be asked for.
+    again = program(*measuring(copied, metrics="kid_pixels"))
+    assert "70 of 70 samples are there already" in again.out
+    assert result(copied)["scores"] == {"kid_pixels": expected["scores"]["kid_pixels"]}
+
+
+def test_what_a_number_comes_with(copied, program, expected):
+    protocol = expected["protocol"]
+    assert protocol["samples"]["count"] == COUNT
+    assert protocol["samples"]["noise_scale"] == 0.99
+    assert protocol["samples"]["step"] == 4
+    assert protocol["reference"]["count"] == 1797
+    assert protocol["reference"]["examples_in_pixels"] == 898
+    assert expected["training"]["seconds"] > 0
+    assert "4 cpu devices" in expected["training"]["machine"]
+    # The distance of the halves of the digits is that which `train` prints; see test_runs.py.
+    assert 0.2 < expected["halves_of_the_data"]["frechet_pixels"] < 0.4
+    ended = program(*measuring(copied, count=20))
+    assert "20 samples have a singular covariance in the 64 dimensions of pixels" in ended.err
+    for text in ("frechet_pixels ", "frechet_pixels_halves ", "noise_scale 0.99", "weights_sha256", "commit"):
+        assert text in ended.out
+    with Image.open(next(copied.glob("evaluations/*/samples.png"))) as grid:
+        assert grid.mode == "L"
+
+
+def test_other_weights_and_seeds_are_other_samples(copied, program, expected):
+    assert program(*measuring(copied, seed=1)).code == 0
+    other = result(copied)
+    assert other["protocol"]["samples"]["sha256"] != expected["protocol"]["samples"]["sha256"]
+    assert program(*measuring(copied), "--config.evaluation.step=2").code == 0
+    assert len(list(copied.glob("evaluations/*/result_70.json"))) == 2
+
+
+def test_points_are_measured_by_their_density(program, tmp_path):
+    few = ["--config.data.batch_size=4", "--config.evaluation.num_samples=40", "--config.levels.count=2"]
+    workdir = f"--workdir={tmp_path}"
+    short = ["--config.training.steps=1", "--config.evaluation.metrics=none", *few]
+    assert program("train", "--config=points.py:ring", workdir, *short).code == 0
+    metrics = "total_variation,frechet_points,kid_points"
+    ended = program("evaluate", workdir, f"--config.evaluation.metrics={metrics}")
+    assert ended.code == 0, ended.err
+    scores = result(tmp_path, 40)["scores"]
+    assert 0 < scores[f"{TOTAL_VARIATION}/level_0"] < 1
+    assert {"frechet_points", "kid_points"} <= scores.keys()
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> str:
+    """A file of weights, drawn from a seed."""
+    shapes = json.loads((Path(inputs.__file__).parent / "inception_shapes.json").read_text())
+    file = tmp_path_factory.mktemp("weights") / "inception.pth"
+    file.write_bytes(inputs.pth(inputs.weights(shapes)))
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> list[str]:
+    """The workdir of a short run on a folder of 24 pictures."""
+    folder, workdir, data = (tmp_path_factory.mktemp(name) for name in ("pictures", "run", "data"))
+    rng = np.random.default_rng(0)
+    for i in range(24):
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    given = [
+        f"--config={CONFIGS}/digits.py", f"--workdir={workdir}", *small(training__steps=1),
+        "--config.data.name=folder", f"--config.data.path={folder}", f"--config.data.data_dir={data}",
+        "--config.data.colors=3",
+    ]  # fmt: skip
+    run("train", *given)
+    return given
+
+
+INCEPTION = "fid,inception_score,kid,precision_recall"
+
+
+def test_scores_of_inception(pictures, weights, program, capfd):
+    import hashlib
+
+    workdir, data = (Path(pictures[i].split("=", 1)[1]) for i in (1, -2))
+    sha256 = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
+    given = [
+        f"--config.evaluation.inception_weights={weights}",
+        f"--config.evaluation.inception_sha256={sha256}",
+    ]
+
+    def scores(**settings):
+        ended = program(*measuring(workdir, count=12, metrics=INCEPTION, **settings), *given)
+        assert ended.code == 0, ended.err
+        assert "12 samples have a singular covariance in the 2048 dimensions of inception" in ended.err
+        return result(workdir, 12)
+
+    first = scores(batch=64)
+    assert {"fid_12", "inception_score", "kid", "precision", "recall"} <= first["scores"].keys()
+    assert all(np.isfinite(value) for value in first["scores"].values())
+    assert first["protocol"]["inception"]["weights_sha256"] == sha256
+    assert first["protocol"]["reference"]["examples_in_inception"] == 24
+    (cached,) = data.glob("features/inception_*.npz")
+    # From the start, in other batches, with the features of the data from the cache: the same.
+    shutil.rmtree(workdir / "evaluations")
+    before = cached.stat().st_mtime_ns
+    assert_same(scores(batch=7), first)
+    assert cached.stat().st_mtime_ns == before
+    # A damaged cache is made again.
+    cached.write_bytes(cached.read_bytes()[:1000])
+    assert_same(scores(batch=7), first)
+    assert cached.stat().st_size > 1000
+
+
+def test_data_against_themselves(program, copied, expected):
+    ended = program("check", f"--workdir={copied}", f"--config.evaluation.metrics={PIXELS}")
+    assert ended.code == 0, ended.err
+    value = expected["halves_of_the_data"]["frechet_pixels"]
+    assert f"{value:.5g}" in ended.out
+    assert "1797 examples of digits train" in ended.out
+
+
+MISTAKES = {
+    "unknown metric": ({"metrics": "fdi"}, ["'fdi' is no metric of pictures", "fid"]),
+    "nothing to measure": ({"metrics": "none"}, ["config.evaluation.metrics=none"]),
+    "metric of points": ({"metrics": "total_variation"}, ["no metric of pictures"]),
+    "too few samples": (
+        {"count": 4, "metrics": PIXELS},
+        ["config.evaluation.num_samples=4", "5 are the least"],
+    ),
+    "no weights": ({"metrics": "fid"}, ["config.evaluation.inception_weights", "fetch"]),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_ends_in_one_line(mistake, program, copied):
+    settings, expected = MISTAKES[mistake]
+    ended = program(*measuring(copied, **settings))
+    assert_one_line(ended, expected)
+    assert not (copied / "evaluations").exists()
+
+
+def assert_one_line(ended, expected):
+    assert ended.code == 1
+    assert ended.err.startswith("drl-jax: ")
+    assert ended.err.count("\n") == 1, ended.err
+    for text in expected:
+        assert text in ended.err, ended.err
+
+
+def test_a_step_without_a_checkpoint(program, copied):
+    ended = program(*measuring(copied), "--config.evaluation.step=3")
+    assert_one_line(ended, ["config.evaluation.step=3", "2, 4"])
+
+
+def test_fewer_samples_than_a_batch_are_drawn_all_the_same(program, copied):
+    ended = program(*measuring(copied, count=10, batch=64))
+    assert ended.code == 0
+    assert ended.out.splitlines()[0] == "config.evaluation.batch_size=64: 10 samples do not fill a batch"
+    assert result(copied, 10)["protocol"]["samples"]["count"] == 10
+
+
+def evil(path: Path) -> None:
+    import pickle
+
+    path.write_bytes(pickle.dumps({"a.weight": Evil()}, protocol=2))
+
+
+class Evil:
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('it ran')",))
+
+
+@pytest.mark.parametrize(
+    ("damage", "sha256", "expected"),
+    [
+        (lambda path: path.unlink(), "6726825d", ["cannot be read", "No such file"]),
+        (lambda path: path.write_bytes(b"other"), "6726825d", ["SHA-256", "6726825d", "torch-fidelity"]),
+        (lambda path: path.write_bytes(path.read_bytes()[:10_000]), None, ["does not hold the weights"]),
+        (evil, None, ["would run code", "exec"]),
+    ],
+)
+def test_a_bad_file_of_weights(damage, sha256, expected, weights, program, copied, tmp_path):
+    import hashlib
+
+    file = tmp_path / "weights.pth"
+    shutil.copy(weights, file)
+    damage(file)
+    sha256 = sha256 or hashlib.sha256(file.read_bytes()).hexdigest()[:8]
+    given = [
+        f"--config.evaluation.inception_weights={file}",
+        f"--config.evaluation.inception_sha256={sha256}",
+    ]
+    assert_one_line(program(*measuring(copied, metrics="fid"), *given), [str(file), *expected])
+
+
+def test_data_without_examples(program, tmp_path):
+    (tmp_path / "empty").mkdir()
+    ended = program(
+        "check", "--config=digits.py", "--config.data.name=folder", f"--config.data.path={tmp_path}/empty"
+    )
+    assert_one_line(ended, ["holds no pictures"])
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "empty/one.png")
+    ended = program(
+        "check", "--config=digits.py", "--config.data.name=folder", f"--config.data.path={tmp_path}/empty"
+    )
+    assert_one_line(ended, ["1 examples are too few data", "10 are the least"])

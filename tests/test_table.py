@@ -1,0 +1,51 @@
+"""The README's table is what the files of results say: nobody types a number."""
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TABLE = runpy.run_path(str(ROOT / "docs/table.py"), run_name="table")
+
+
+def test_the_readme_has_the_table_of_the_results():
+    readme = (ROOT / "README.md").read_text()
+    assert TABLE["write"](readme, ROOT / "docs/results") == readme
+
+
+def test_what_the_table_says_of_a_result(tmp_path):
+    def result(seed: int, **scores) -> str:
+        return json.dumps(
+            {
+                "scores": scores,
+                "halves_of_the_data": {name: value / 2 for name, value in scores.items()},
+                "training": {"seconds": 90 + 60 * seed, "machine": "8 TPU devices"},
+                "config": {"training": {"seed": seed}},
+            }
+        )
+
+    (tmp_path / "digits.json").write_text(result(0, frechet_pixels=0.5, kid_pixels=0.1))
+    (tmp_path / "ring_0.json").write_text(result(0, **{"total_variation/level_0": 0.0512}))
+    (tmp_path / "ring_1.json").write_text(result(1, **{"total_variation/level_0": 0.0833}))
+    (tmp_path / "cifar10_t6.json").write_text(result(0, fid_50000=9.625, inception_score=8.31))
+    rows = {row.split(" | ")[0]: row for row in TABLE["table"](tmp_path).splitlines()}
+    assert rows["| digits 8x8"].endswith(
+        "| – | Fréchet distance of pixels 0.5 (halves of the data: 0.25) | 1.5 min, 8 TPU devices |"
+    )
+    expected = "| total variation 0.0512, 0.0833 (seeds 0, 1) | at most 2.5 min each, 8 TPU devices |"
+    assert rows["| ring of eight Gaussians"].endswith(expected)
+    expected = "| FID 9.58, IS 8.30 | FID of 50000 9.62; IS 8.31 |"
+    assert expected in rows["| CIFAR-10, T6 (K = 30)"]
+    assert rows["| CelebA 64, T6"].endswith("| FID 5.98 | not run |  |")
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "docs/results").glob("*.json")), ids=lambda f: f.stem)
+def test_a_result_has_its_protocol(file):
+    result = json.loads(file.read_text())
+    assert {"samples", "reference"} <= result["protocol"].keys()
+    for part in ("samples", "reference"):
+        assert len(result["protocol"][part]["sha256"]) == 64
+    assert result["commit"]
+    assert not result["commit"].endswith("-dirty")
