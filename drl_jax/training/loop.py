@@ -75,15 +75,7 @@ def train(
     """
     guard = Guard(run.experiment.levels.num_levels, limits)
     beginning = {"position": run.data.get_state(), "guard": guard.get_state()}
-    step_function = run.placement.split(
-        make_train_step(
-            run.experiment.network,
-            run.experiment.levels,
-            run.experiment.optimizer,
-            run.experiment.settings,
-            axis=AXIS,
-        )
-    )
+    step_function = _compiled(run)
     like = jax.eval_shape(run.experiment.init_state, jax.random.key(seed))
     progress = Progress(schedule.num_steps, batch_size)
     rollbacks, trouble = 0, None
@@ -123,11 +115,25 @@ def train(
             run.say(f"diverged at {error}\n{error.table}".rstrip())
 
 
+def _compiled(run: Run) -> Callable[..., tuple[TrainState, jax.Array]]:
+    """The training step on all devices, its report packed."""
+    experiment = run.experiment
+    step = make_train_step(
+        experiment.network, experiment.levels, experiment.optimizer, experiment.settings, axis=AXIS
+    )
+
+    def packed(state: TrainState, batch: jax.Array, votes: jax.Array) -> tuple[TrainState, jax.Array]:
+        state, report = step(state, batch, votes)
+        return state, report.packed()
+
+    return run.placement.split(packed)
+
+
 def _train(
     run: Run,
     state: TrainState,
     start: int,
-    step_function: Callable[..., tuple[TrainState, Report]],
+    step_function: Callable[..., tuple[TrainState, jax.Array]],
     guard: Guard,
     progress: Progress,
     schedule: Schedule,
@@ -157,8 +163,8 @@ def _train(
         run.stop.unsaved = unsaved
         return scores
 
-    def is_told_to_stop(step: int, report: Report) -> bool:
-        report = jax.device_get(report)
+    def is_told_to_stop(step: int, packed: jax.Array) -> bool:
+        report = Report.unpacked(np.asarray(packed), run.experiment.levels.num_levels)
         guard.check(step, report)
         return bool(report.votes > 0)
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 from flax import struct
@@ -46,14 +47,25 @@ class Report(struct.PyTreeNode):
     seen:           the step's own sums, before they are added to the state's.
     gradient_norm:  of the whole gradient. While it is finite, so are the parameters after the step: no
                     moment of Adam can overflow then (a test of each parameter took 2 % of a step).
-    reach:          max |x⁻| over each device's samples, [devices].
     votes:          how many devices were told that the run shall stop.
+    reach:          max |x⁻| over each device's samples, [devices].
     """
 
     seen: Totals
     gradient_norm: Leaf
-    reach: Leaf
     votes: Leaf
+    reach: Leaf
+
+    def packed(self) -> Float[Array, " size"]:
+        """As one vector: the host fetches one array a step instead of ten."""
+        return ravel_pytree(self)[0]
+
+    @classmethod
+    def unpacked(cls, vector: Float[np.ndarray, " size"], num_levels: int) -> "Report":
+        """What `packed` gave."""
+        size = num_levels * len(dataclasses.fields(Totals))
+        seen, rest = vector[:size].reshape(-1, num_levels), vector[size:]
+        return cls(seen=Totals(*seen), gradient_norm=rest[0], votes=rest[1], reach=rest[2:])
 
 
 class TrainState(struct.PyTreeNode):

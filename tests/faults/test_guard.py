@@ -22,7 +22,7 @@ def report(loss=1.0, gradient=1.0, reach=1.0, energies=(1.0, 1.0, 1.0), count=(4
         moved=count,
         gradient=count,
     )
-    return Report(seen, np.float32(gradient), np.array([reach, 0.5]), np.float32(0))
+    return Report(seen, np.float32(gradient), np.float32(0), np.array([reach, 0.5]))
 
 
 def cause(guard: Guard, trouble: Report) -> str:

@@ -99,7 +99,7 @@ def test_a_second_job_of_two_processes_is_refused(start, tmp_path):
 
 
 def test_a_damaged_line_of_the_metrics(start, whole, tmp_path):
-    (job,) = start("train", tmp_path, "--config.training.steps=16")
+    (job,) = start("train", tmp_path, "--config.training.steps=12")
     assert job.ended() == 0
     content = bytearray((tmp_path / "metrics.jsonl").read_bytes())
     content[content.index(b"\n") + 5] = 0xFF

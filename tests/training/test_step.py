@@ -10,7 +10,15 @@ from drl_jax import spectral
 from drl_jax.networks import ResidualEnergy
 from drl_jax.noise import make_levels
 from drl_jax.parallel.devices import AXIS, place
-from drl_jax.training.step import Settings, TrainState, example_keys, init_state, make_train_step
+from drl_jax.training.step import (
+    Report,
+    Settings,
+    Totals,
+    TrainState,
+    example_keys,
+    init_state,
+    make_train_step,
+)
 
 LEVELS = make_levels(6)
 NETWORK = ResidualEnergy(channels=8, multipliers=(1, 2), blocks=1)
@@ -100,3 +108,10 @@ def test_the_energy_penalty_draws_energies_to_zero():
         return float(jnp.sum(jnp.abs(state.totals.positive)))
 
     assert size(10.0) < 0.8 * size(0.0)
+
+
+def test_a_report_is_packed_and_unpacked():
+    totals = Totals(*(np.arange(3.0) + 10 * i for i in range(6)))
+    report = Report(seen=totals, gradient_norm=np.float32(7), votes=np.float32(2), reach=np.array([3.0, 4.0]))
+    got = Report.unpacked(np.asarray(report.packed()), 3)
+    jax.tree.map(np.testing.assert_array_equal, got, report)
