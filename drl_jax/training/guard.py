@@ -1,4 +1,4 @@
-"""Noticing that training diverges: from each step's report, on the host, while the next step runs."""
+"""Noticing that training diverges: from each step's report, on the host, while later steps run."""
 
 from typing import Any, NamedTuple
 
