@@ -97,7 +97,7 @@ def _inception_score(name: str, samples: Population, reference: Population) -> d
     return {name: score.mean, f"{name}_std": score.std}
 
 
-_FRECHET = "all examples, covariances without bias"
+_FRECHET = "of all examples, unbiased covariances"
 _KINDS = {
     "kid": Metric(_kernel, 2, True, f"cubic kernel, unbiased, 100 subsets of {_SUBSET} (all, if fewer)"),
     "precision_recall": Metric(_precision_recall, 5, False, f"3 neighbours, {KEPT} examples of each at most"),

@@ -165,7 +165,8 @@ class Checkpoints:
 
     def __init__(self, checkpointer: ocp.training.Checkpointer, policy: "_Policy"):
         self._checkpointer, self._policy = checkpointer, policy
-        self._saving = -1  # the step of the last save
+        self._saving = -1  # the step of the last save …
+        self._vectors: packing.Vectors | None = None  # … and what it wrote
 
     def load(self, like: TrainState, placement: Placement, warn: Callable[[str], None]) -> Checkpoint | None:
         """See `load`. Waits for the save in progress."""
@@ -179,14 +180,14 @@ class Checkpoints:
 
         Raises UserError: this or the save before failed.
         """
-        vectors, table = packing.pack(state)
-        record = {"step": step, **record, "arrays": table}
         self.wait()  # apart, so that a failure is told as that of the save it belongs to
+        self._vectors, table = packing.pack(state, self._vectors)
+        record = {"step": step, **record, "arrays": table}
         self._saving, self._policy.damaged = step, self._policy.damaged - {step}
         with self._failures():
             self._checkpointer.save_checkpointables_async(
                 step,
-                {"state": vectors, "record": {**record, "seal": _seal(record)}},
+                {"state": self._vectors, "record": {**record, "seal": _seal(record)}},
                 force=True,  # the loop decides when to save
                 overwrite=True,  # only a damaged one can be there
             )

@@ -21,9 +21,13 @@ Table = dict[str, dict[str, Any]]
 _LARGE = 2**26  # bytes, above which several threads hash faster than one
 
 
-def pack(tree: Tree) -> tuple[Vectors, Table]:
+def pack(tree: Tree, into: Vectors | None = None) -> tuple[Vectors, Table]:
     """A copy of the arrays on the host, end to end in a vector per type: {type: vector}; of a key, its data.
-    And for each array, by its path in the tree: {"dtype", "shape", "offset", "sha256"}, JSON."""
+    And for each array, by its path in the tree: {"dtype", "shape", "offset", "sha256"}, JSON.
+
+    `into` are vectors of an earlier call for such a tree, to be written over: fresh memory costs more than
+    the copy.
+    """
     names, leaves = _flatten(tree)
     leaves = [_on_host(leaf) for leaf in leaves]
     sizes: dict[str, int] = {}
@@ -32,7 +36,7 @@ def pack(tree: Tree) -> tuple[Vectors, Table]:
         offset = sizes.get(leaf.dtype.name, 0)
         table[name] = {"dtype": leaf.dtype.name, "shape": list(leaf.shape), "offset": offset}
         sizes[leaf.dtype.name] = offset + leaf.size
-    vectors = {dtype: np.empty(size, dtype) for dtype, size in sizes.items()}
+    vectors = into or {dtype: np.empty(size, dtype) for dtype, size in sizes.items()}
     for leaf, entry in zip(leaves, table.values(), strict=True):
         _view(vectors, entry)[...] = leaf
     for entry, digest in zip(table.values(), _digests(vectors, table), strict=True):
