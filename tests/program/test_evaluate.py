@@ -1,6 +1,9 @@
 """`evaluate` and `check`: the same numbers however they come about, and one line for each mistake."""
 
+import hashlib
 import json
+import pickle
+import re
 import shutil
 from functools import partial
 from pathlib import Path
@@ -8,11 +11,18 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
+from drl_jax.data.pipeline import to_unit
+from drl_jax.data.prepare import prepare
+from drl_jax.errors import UserError
 from drl_jax.main import main
+from drl_jax.metrics import spaces
 from drl_jax.metrics.measures import TOTAL_VARIATION
+from drl_jax.metrics.scores import precision_recall
 from drl_jax.parallel import devices
+from tests.data.tiny_sets import write_cifar10_archive
 from tests.metrics import inputs
 from tests.program.conftest import CONFIGS, small
 
@@ -169,8 +179,6 @@ INCEPTION = "fid,inception_score,kid,precision_recall"
 
 
 def test_scores_of_inception(pictures, weights, program, capfd):
-    import hashlib
-
     workdir, data = (Path(pictures[i].split("=", 1)[1]) for i in (1, -2))
     sha256 = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
     given = [
@@ -207,6 +215,53 @@ def test_data_against_themselves(program, copied, expected):
     value = expected["halves_of_the_data"]["frechet_pixels"]
     assert f"{value:.5g}" in ended.out
     assert "1797 examples of digits train" in ended.out
+
+
+def test_the_test_split_against_the_training_split(program, tmp_path):
+    split = write_cifar10_archive(tmp_path / "cifar-10-binary.tar.gz", per_batch=12)
+    prepare("cifar10", data_dir=str(tmp_path), path=str(tmp_path))
+    metrics = "kid_pixels,precision_recall_pixels"
+    ended = program(
+        "check", "--config=cifar10.py", f"--config.data.data_dir={tmp_path}",
+        f"--config.evaluation.metrics={metrics}",
+    )  # fmt: skip
+    assert ended.code == 0, ended.err
+    assert "60 examples of cifar10 train" in ended.out
+    train, test = (to_unit(split[name][0]).reshape(-1, 3072) for name in ("train", "test"))
+    told = ended.out.split("test against train:")[1]
+    value = float(re.search(r"kid_pixels +(\S+)", told)[1])  # pyright: ignore[reportOptionalSubscript]
+    rng = np.random.RandomState(2020)  # whose subsets of the larger side differ: the mean of 100
+    draws = [
+        kernel_distance_of(test[rng.choice(12, 12, replace=False)], train[rng.choice(60, 12, replace=False)])
+        for _ in range(100)
+    ]
+    np.testing.assert_allclose(value, np.mean(draws), rtol=1e-4)
+    shares = precision_recall(test, train)
+    assert f"{shares.precision:.5g}" in told
+    assert f"{shares.recall:.5g}" in told
+
+
+def kernel_distance_of(x, y) -> float:
+    """The unbiased squared discrepancy, written out."""
+    kernel = lambda a, b: (a.astype(float) @ b.T.astype(float) / a.shape[1] + 1) ** 3
+    n, xx, yy = len(x), kernel(x, x), kernel(y, y)
+    within = (xx.sum() - np.trace(xx) + yy.sum() - np.trace(yy)) / (n * (n - 1))
+    return within - 2 * kernel(x, y).mean()
+
+
+def test_the_public_weights_are_fetched_once_and_checked(tmp_path, monkeypatch):
+    served = tmp_path / "weights.pth"
+    served.write_bytes(b"the public weights")
+    folder = epath.Path(tmp_path / "data")
+    monkeypatch.setattr(spaces, "PUBLIC_URL", served.as_uri())
+    with pytest.raises(UserError, match=r"cannot download .*it is not what it was .*; download it by other"):
+        spaces.fetch_weights(folder)
+    assert list(folder.iterdir()) == []
+    monkeypatch.setattr(spaces, "PUBLIC_SHA256", hashlib.sha256(b"the public weights").hexdigest()[:8])
+    path = spaces.fetch_weights(folder)
+    served.unlink()
+    assert spaces.fetch_weights(folder) == path
+    assert Path(path).read_bytes() == b"the public weights"
 
 
 MISTAKES = {
@@ -250,8 +305,6 @@ def test_fewer_samples_than_a_batch_are_drawn_all_the_same(program, copied):
 
 
 def evil(path: Path) -> None:
-    import pickle
-
     path.write_bytes(pickle.dumps({"a.weight": Evil()}, protocol=2))
 
 
@@ -270,8 +323,6 @@ class Evil:
     ],
 )
 def test_a_bad_file_of_weights(damage, sha256, expected, weights, program, copied, tmp_path):
-    import hashlib
-
     file = tmp_path / "weights.pth"
     shutil.copy(weights, file)
     damage(file)
