@@ -93,12 +93,15 @@ def _results(folder: Path, name: str) -> list[dict[str, Any]]:
 def _ours(found: list[dict[str, Any]]) -> str:
     told = []
     for pattern, called, halves in SHOWN:
-        names = [name for name in found[0]["scores"] if re.fullmatch(pattern, name)]
-        for name in names:
+        for name in found[0]["scores"]:
+            match = re.fullmatch(pattern, name)
+            if match is None:
+                continue
             values = ", ".join(_number(result["scores"][name]) for result in found)
-            title = called.format(*re.fullmatch(pattern, name).groups())  # pyright: ignore[reportOptionalMemberAccess]
-            beside = f" (halves of the data: {_number(found[0]['halves_of_the_data'][name])})"
-            told.append(f"{title} {values}{beside if halves else ''}")
+            least = (
+                f" (halves of the data: {_number(found[0]['halves_of_the_data'][name])})" if halves else ""
+            )
+            told.append(f"{called.format(*match.groups())} {values}{least}")
     seeds = [str(result["config"]["training"]["seed"]) for result in found]
     return "; ".join(told) + (f" (seeds {', '.join(seeds)})" if len(found) > 1 else "")
 

@@ -244,7 +244,7 @@ _RULES = {
     "evaluation.seed": _number(0, 2**31 - 1),
     "evaluation.step": _if_given(_number(0)),
     "evaluation.inception_sha256": (
-        (lambda value: len(value) >= 8 and set(value.lower()) <= set("0123456789abcdef")),
+        (lambda value: 8 <= len(value) <= 64 and set(value.lower()) <= set("0123456789abcdef")),
         "8 to 64 hex digits",
     ),
 }

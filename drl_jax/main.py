@@ -148,7 +148,7 @@ def parse(argv: Sequence[str]) -> Arguments:
         next((a.split("=", 1)[1] for a in argv if a.startswith(flag)), None)
         for flag in ("--config=", "--workdir=")
     )
-    saved = None if workdir is None else epath.Path(workdir) / configuration.FILE
+    saved = None if workdir is None else epath.Path(workdir).expanduser() / configuration.FILE
     with _as_the_program(argv):
         if given is not None:
             config_flags.DEFINE_config_file("config", lock_config=True, flag_values=known)
@@ -165,7 +165,16 @@ def parse(argv: Sequence[str]) -> Arguments:
             rest = known(sys.argv)[1:]
             config: Config = known["config"].value
             config.keys()  # a file that could not be loaded says so only when it is used
-        except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        except (
+            flags.Error,
+            AttributeError,
+            LookupError,
+            NameError,
+            OSError,
+            SyntaxError,
+            TypeError,
+            ValueError,
+        ) as error:
             raise UserError(_one_line(error, given)) from None
     if rest:
         raise UserError(f"{rest[0]!r} is not a flag; flags are written --config.KEY=VALUE")
@@ -175,7 +184,7 @@ def parse(argv: Sequence[str]) -> Arguments:
 def _prepare_command(argv: Sequence[str], saved: epath.Path | None) -> str:
     """The line that prepares the data of a command: without its folder, which the data know."""
     data = [a for a in argv if a.startswith("--config.data.") and not a.startswith("--config.data.data_dir=")]
-    file = next((a for a in argv if a.startswith("--config=")), f"--config={saved}")
+    file = next((a for a in argv if a.startswith("--config=")), f"--workdir={saved and saved.parent}")
     return shlex.join(["python", "-m", "drl_jax", "prepare", file, *data])
 
 
@@ -194,6 +203,8 @@ def _one_line(error: Exception, config_file: str | None) -> str:
     text = str(error)
     if isinstance(error, OSError):
         return f"--config={config_file}: there is no such file"
+    if isinstance(error, NameError | SyntaxError):
+        return f"--config={config_file} is no config file: {' '.join(text.split())}"
     if "Traceback" in text:
         reason = text.strip().splitlines()[-1].partition(": ")
         text = reason[2] or reason[0]

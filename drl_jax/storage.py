@@ -18,8 +18,8 @@ def is_local(path: epath.Path) -> bool:
 
 
 @contextmanager
-def held(workdir: epath.Path) -> Iterator[None]:
-    """Makes the folder and keeps other jobs out of it.
+def held(workdir: epath.Path, name: str = "--workdir") -> Iterator[None]:
+    """Makes the folder and keeps other jobs out of it. `name` is what people call it.
 
     The lock is the kernel's: it ends with the process that holds it, however that ends. Object stores
     have none.
@@ -37,7 +37,7 @@ def held(workdir: epath.Path) -> Iterator[None]:
         workdir.mkdir(parents=True, exist_ok=True)
         file = open(workdir / _LOCK, "a+")  # noqa: SIM115
     except OSError as error:
-        raise UserError(f"--workdir={workdir} cannot be written: {error.strerror or error}") from None
+        raise UserError(f"{name}={workdir} cannot be written: {error.strerror or error}") from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -45,10 +45,10 @@ def held(workdir: epath.Path) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise UserError(
-                f"--workdir={workdir} is in use by {holder}; wait for it, or take another --workdir"
+                f"{name}={workdir} is in use by {holder}; wait for it, or take another {name}"
             ) from None
         except OSError as error:
-            raise UserError(f"--workdir={workdir} cannot be locked: {error.strerror}") from None
+            raise UserError(f"{name}={workdir} cannot be locked: {error.strerror}") from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()

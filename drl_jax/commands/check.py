@@ -2,10 +2,12 @@
 
 from drl_jax.commands.common import data_folder, make_spaces, metrics_of, voices
 from drl_jax.configuration import Config
+from drl_jax.data.prepared import has_split
 from drl_jax.errors import UserError
 from drl_jax.experiment import build, open_data
 from drl_jax.metrics import measures
 from drl_jax.metrics.reference import measure_data
+from drl_jax.metrics.spaces import PUBLIC_SHA256
 from drl_jax.parallel import devices
 from drl_jax.parallel.stopping import Stop
 
@@ -35,21 +37,27 @@ def check(config: Config, prepare_command: str, stop: Stop) -> None:
     data = measure_data(source, spaces, cache, warn, fewest=measures.fewest(metrics))
     say(f"{len(source)} examples of {config.data.name} {config.data.split}, sha256 {data.sha256}")
     _tell(say, "one half against the other", measures.floor(metrics, data.data), {})
-    known = _KNOWN.get(config.data.name, {}) if config.data.split == "train" else {}
+    known = _KNOWN.get(config.data.name, {}) if _is_as_known(config) else {}
     scores = measures.measure([m for m in metrics if m == "inception_score"], data.data, data.data)
     if scores:
         _tell(say, f"{config.data.split} alone", scores, known)
+    library = config.data.name not in ("points", "folder")
+    if not library or not has_split(config.data.name, "test", str(data_folder(config))):
+        return
     test = config.copy_and_resolve_references()
     test.data.split = "test"
-    try:
-        other = open_data(test, prepare_command)
-    except UserError:  # there is no such split
-        return
+    other = open_data(test, prepare_command)
     held_out = measure_data(other, spaces, cache, warn, fewest=measures.fewest(metrics))
     say(f"{len(other)} examples of {config.data.name} test, sha256 {held_out.sha256}")
     others = [name for name in metrics if name != "inception_score"]
     scores = measures.measure(others, held_out.data, data.data)
     _tell(say, f"test against {config.data.split}", scores, known)
+
+
+def _is_as_known(config: Config) -> bool:
+    data, weights = config.data, config.evaluation.inception_sha256
+    whole = (data.split, data.image_size, data.colors, data.crop) == ("train", 32, 3, None)
+    return whole and weights.startswith(PUBLIC_SHA256)
 
 
 def _tell(say, what: str, scores: dict[str, float], known: dict[str, float]) -> None:

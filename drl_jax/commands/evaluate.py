@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from typing import Any
 
 import jax
@@ -65,7 +65,7 @@ def evaluate(config: Config, workdir: epath.Path, prepare_command: str, stop: St
         say(f"config.evaluation.batch_size={batch}: {count} samples do not fill a batch")
 
     drawn_from = {
-        "bytes": "by truncation",
+        **({} if config.data.name == "points" else {"bytes": "by truncation"}),
         "step": checkpoint.step,
         "weights": f"average with decay {config.training.ema_decay:g}",
         "weights_sha256": hashlib.sha256(repr(pack(weights)[1]).encode()).hexdigest(),
@@ -76,40 +76,44 @@ def evaluate(config: Config, workdir: epath.Path, prepare_command: str, stop: St
         "seed": config.evaluation.seed,
     }
     versions = provenance.versions()
-    identity = [drawn_from, [space.about for space in spaces], versions["versions"]]
+    about = {space.name: space.about for space in sorted(spaces, key=lambda space: space.name)}
+    identity = [drawn_from, about, versions]
     folder = workdir / FOLDER / f"{checkpoint.step:07}_{hash_of(identity)}"
-    began, first = time.monotonic(), jax.process_index() == 0
-    with storage.held(folder) if first else nullcontext():
+    first = jax.process_index() == 0
+    with ExitStack() as opened:
+        devices.by_first(lambda: opened.enter_context(storage.held(folder, "evaluation")))
         _draw(sampler, weights, count, domain, spaces, folder, say)
         reference = measure_data(
             source, spaces, data_folder(config) / "features", warn, fewest=measures.fewest(metrics)
         )
-        scores = domain.scores(weights, folder / "model") if measures.TOTAL_VARIATION in metrics else {}
+        scores = {}
+        if measures.TOTAL_VARIATION in metrics:
+            scores = domain.scores(weights, folder / "model" if first else None)
         if first:
             samples, sha256 = _read(folder, count, spaces)
-            for space, population in samples.items():
-                if population.moments.is_singular:
-                    warn(_few(population, space))
+            for name in metrics:
+                if measures.is_frechet(name) and samples[measures.space_of(name)].moments.is_singular:
+                    warn(_few(samples[measures.space_of(name)], name))
             result = {
                 "scores": scores | measures.measure(metrics, samples, reference.populations()),
                 "halves_of_the_data": measures.floor(metrics, reference.data),
                 "protocol": {
                     "samples": {"count": count, "sha256": sha256, **drawn_from},
                     "reference": _about_data(config, source, reference),
-                    **{space.name: space.about for space in spaces},
+                    **about,
                     "metrics": {name: measures.protocol_of(name) for name in metrics},
                 },
                 "training": {
                     "seconds": _training_seconds(workdir, checkpoint.step),
                     "machine": checkpoint.record["machine"],
                 },
-                "evaluation": {"seconds": time.monotonic() - began, "machine": provenance.machine()},
+                "evaluation": {"machine": provenance.machine()},
                 **versions,
                 "config": config.to_dict(),
             }
-            file = folder / f"result_{count}.json"
-            storage.write(file, json.dumps(result, indent=1) + "\n")
             say(_told(result))
+            file = folder / f"result_{count}.json"
+            storage.write(file, json.dumps(_with_earlier(file, result), indent=1) + "\n")
             say(f"written to {file}")
     everywhere(True)  # the first process is at work longer than the others
 
@@ -159,11 +163,26 @@ def _read(folder: epath.Path, count: int, spaces: Sequence[Space]) -> tuple[dict
     return populations, sha256.hexdigest()
 
 
-def _few(population: Population, space: str) -> str:
+def _few(population: Population, metric: str) -> str:
     return (
         f"{population.size} samples have a singular covariance in the {len(population.moments.mean)} "
-        f"dimensions of {space}: their Fréchet distance is finite, and far above that of more samples"
+        f"dimensions of {metric}: their distance is finite, and far above that of more samples"
     )
+
+
+def _with_earlier(file: epath.Path, result: dict[str, Any]) -> dict[str, Any]:
+    """A result, with the scores of other metrics that were measured of the same samples and data."""
+    try:
+        earlier = json.loads(file.read_text())
+        same = all(earlier["protocol"][part] == result["protocol"][part] for part in ("samples", "reference"))
+        if not same:
+            return result
+        merged = {kind: {**earlier[kind], **result[kind]} for kind in ("scores", "halves_of_the_data")}
+        metrics = {**earlier["protocol"]["metrics"], **result["protocol"]["metrics"]}
+        protocol = {**earlier["protocol"], **result["protocol"], "metrics": metrics}
+    except (OSError, ValueError, KeyError, TypeError):  # there is none, or it is damaged
+        return result
+    return {**result, **merged, "protocol": protocol}
 
 
 def _about_data(config: Config, source: Source, reference: Reference) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 import time
 from contextlib import ExitStack
+from typing import Any
 
 import jax
 from clu import parameter_overview
@@ -52,9 +53,7 @@ def train(config: Config, workdir: epath.Path, prepare_command: str, stop: Stop)
     spaces = make_spaces(config, metrics, experiment.shape, placement)
     first = jax.process_index() == 0
     with ExitStack() as opened:
-        changed, refusal = _take_workdir(opened, config, workdir, say) if first else ([], None)
-        if not everywhere(refusal is None):
-            raise refusal or UserError("the first process of the job could not start; its line says why")
+        changed = devices.by_first(lambda: _take_workdir(opened, config, workdir, say)) or []
         say(_overview(config, experiment, len(source)))
         for line in changed:
             say(line)
@@ -110,20 +109,21 @@ def train(config: Config, workdir: epath.Path, prepare_command: str, stop: Stop)
         say(f"done in {seconds:.0f} s; samples in {workdir / 'samples'}")
         if not metrics:
             return
+        about = {"step": config.training.steps, "evaluation": config.evaluation.to_dict()}
         known = _read_scores(workdir / SCORES) if first and scores is None else {}
-        if everywhere(not first or known.get("step") == config.training.steps):
-            scores = known
+        if everywhere(not first or all(known.get(name) == value for name, value in about.items())):
+            scores = known.get("scores", {})
         else:
             if scores is None:  # the run was stopped between its last evaluation and here
                 scores = evaluate(config.training.steps, Weights(state.ema_params, state.ema_vectors))
             untrained = init_state(experiment, placement, config.training.seed)
             bounds = evaluate.bounds(Weights(untrained.ema_params, untrained.ema_vectors))
-            scores = {"step": config.training.steps, **scores, **bounds}
+            scores = {**scores, **bounds}
             if first:
-                storage.write(workdir / SCORES, json.dumps(scores, indent=1) + "\n")
+                content = json.dumps({**about, "scores": scores}, indent=1) + "\n"
+                storage.write(workdir / SCORES, content)
         for name, value in scores.items():
-            if name != "step":
-                say(f"{name:<36} {value:.4f}")
+            say(f"{name:<36} {value:.4f}")
 
 
 def _check_best(config: Config, metrics: list[str]) -> None:
@@ -137,22 +137,17 @@ def _check_best(config: Config, metrics: list[str]) -> None:
         )
 
 
-def _take_workdir(
-    opened: ExitStack, config: Config, workdir: epath.Path, say: Say
-) -> tuple[list[str], UserError | None]:
-    """Locks the folder and leaves the config there. Returns what has changed in it since the run began, and
-    a refusal, for the other processes of the job to hear of."""
+def _take_workdir(opened: ExitStack, config: Config, workdir: epath.Path, say: Say) -> list[str]:
+    """Locks the folder and leaves the config there. Returns what has changed in it since the run began."""
+    opened.enter_context(storage.held(workdir))
+    if not storage.is_local(workdir):
+        say(f"--workdir={workdir} cannot be locked: see that no other job uses it")
+    changed = changes(workdir, config)
     try:
-        opened.enter_context(storage.held(workdir))
-        if not storage.is_local(workdir):
-            say(f"--workdir={workdir} cannot be locked: see that no other job uses it")
-        changed = changes(workdir, config)
         configuration.save(config, workdir / configuration.FILE)
-    except UserError as error:
-        return [], error
     except OSError as error:
-        return [], UserError(f"--workdir={workdir} cannot be written: {error.strerror or error}")
-    return changed, None
+        raise UserError(f"--workdir={workdir} cannot be written: {error.strerror or error}") from None
+    return changed
 
 
 def _overview(config: Config, experiment: Experiment, examples: int) -> str:
@@ -168,7 +163,7 @@ def _overview(config: Config, experiment: Experiment, examples: int) -> str:
     )
 
 
-def _read_scores(file: epath.Path) -> dict[str, float]:
+def _read_scores(file: epath.Path) -> dict[str, Any]:
     """The scores of a run that ended; none if there are none that can be read."""
     try:
         scores = json.loads(file.read_text())

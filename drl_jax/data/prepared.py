@@ -40,6 +40,11 @@ def find(name: str, data_dir: str, *, prepare_command: str) -> tfds.core.Dataset
     return dataset
 
 
+def has_split(name: str, split: str, data_dir: str) -> bool:
+    """Whether a set that is prepared under `data_dir` has a split of that name."""
+    return split in find(name, data_dir, prepare_command="").info.splits
+
+
 def require_random_access(name: str, data_dir: str) -> None:
     """Refuses a set that is there, but only in a format that is read from end to end.
 

@@ -68,6 +68,8 @@ def frechet_distance(x: Moments, y: Moments) -> float:
     Reference: Dowson & Landau (1982). The trace of the root is the sum of the roots of the eigenvalues of
     Σ_x^½ Σ_y Σ_x^½, which is symmetric, so that singular covariances need no care.
     """
+    if not all(np.isfinite(part).all() for side in (x, y) for part in side[1:]):
+        return float("nan")  # of samples that are not finite; the factorisations would fail
     values, vectors = np.linalg.eigh(x.covariance)
     root = vectors * np.sqrt(values.clip(0)) @ vectors.T
     trace_root = np.sqrt(np.linalg.eigvalsh(root @ y.covariance @ root).clip(0)).sum()

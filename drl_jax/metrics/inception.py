@@ -17,8 +17,6 @@ from jax import lax
 from jaxtyping import Array, Float, UInt8
 
 SIDE = 299  # pixels
-FEATURES = 2048
-CLASSES = 1008
 
 Weights = Mapping[str, jax.Array]
 """Arrays by name: NAME.kernel [height, width, inputs, outputs] and NAME.bias [outputs] of each convolution,

@@ -99,12 +99,17 @@ def _inception_score(name: str, samples: Population, reference: Population) -> d
 
 _FRECHET = "of all examples, unbiased covariances"
 _KINDS = {
-    "kid": Metric(_kernel, 2, True, f"cubic kernel, unbiased, 100 subsets of {_SUBSET} (all, if fewer)"),
+    "kid": Metric(
+        _kernel,
+        2,
+        True,
+        f"cubic kernel, unbiased, 100 subsets of {_SUBSET} (all, if fewer) of the first {KEPT}",
+    ),
     "precision_recall": Metric(_precision_recall, 5, False, f"3 neighbours, {KEPT} examples of each at most"),
 }
 METRICS: Mapping[str, Metric] = {
     "fid": Metric(_fid, 2, True, _FRECHET),
-    "inception_score": Metric(_inception_score, 10, False, "10 parts"),
+    "inception_score": Metric(_inception_score, 10, False, f"10 parts, of {KEPT} samples at most"),
     **_KINDS,
     **{
         f"{name}_{space}": metric
@@ -153,6 +158,11 @@ def protocol_of(name: str) -> str:
     if name == TOTAL_VARIATION:
         return f"half the L1 distance of densities on a grid of {planar.SIDE} x {planar.SIDE}"
     return METRICS[name].protocol
+
+
+def is_frechet(name: str) -> bool:
+    """Whether a metric is a Fréchet distance, which takes a covariance."""
+    return name == "fid" or name.startswith("frechet")
 
 
 def spaces_of(names: Iterable[str]) -> list[str]:

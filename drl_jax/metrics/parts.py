@@ -1,8 +1,6 @@
 """The features of samples, kept in files as they are drawn, so that an evaluation can be interrupted."""
 
 import hashlib
-import io
-import zipfile
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -10,7 +8,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import UInt8
 
-from drl_jax import storage
+from drl_jax.metrics import arrays
 from drl_jax.metrics.spaces import Features
 
 
@@ -28,30 +26,22 @@ class Parts:
         self._folder = folder
 
     def write(self, first: int, part: Part) -> None:
-        arrays = {"digests": part.digests}
+        named = {"digests": part.digests}
         for space, features in part.features.items():
-            arrays |= {f"{space}.{name}": x for name, x in features._asdict().items() if x is not None}
-        content = io.BytesIO()
-        np.savez(content, allow_pickle=False, **arrays)
-        storage.write(self._file(first), content.getvalue())
+            named |= {f"{space}.{name}": x for name, x in features._asdict().items() if x is not None}
+        arrays.write(self._file(first), named)
 
     def read(self, count: int) -> Iterator[Part]:
-        """The parts of samples 0, 1, … up to `count`, or to the first that is not there, or damaged (the
-        files are zips, with a check sum for each array)."""
+        """The parts of samples 0, 1, … up to `count`, or to the first that is not there, or damaged."""
         first = 0
-        while first < count:
-            try:
-                with np.load(io.BytesIO(self._file(first).read_bytes()), allow_pickle=False) as file:
-                    arrays = {name: file[name][: count - first] for name in file.files}
-                digests = arrays.pop("digests")
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-                return
+        while first < count and (named := arrays.read(self._file(first))) is not None:
+            named = {name: array[: count - first] for name, array in named.items()}
+            spaces = [name.removesuffix(".vectors") for name in named if name.endswith(".vectors")]
             features = {
-                space: Features(arrays[f"{space}.vectors"], arrays.get(f"{space}.logits"))
-                for space in (name.removesuffix(".vectors") for name in arrays if name.endswith(".vectors"))
+                space: Features(named[f"{space}.vectors"], named.get(f"{space}.logits")) for space in spaces
             }
-            yield Part(features, digests)
-            first += len(digests)
+            yield Part(features, named["digests"])
+            first += len(named["digests"])
 
     def _file(self, first: int) -> epath.Path:
         return self._folder / f"part_{first:07}.npz"

@@ -1,8 +1,6 @@
 """What samples are held against: the features of a data set, computed once and kept."""
 
 import hashlib
-import io
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -10,9 +8,9 @@ import jax
 import numpy as np
 from etils import epath
 
-from drl_jax import storage
 from drl_jax.data.sources import Source
 from drl_jax.errors import UserError
+from drl_jax.metrics import arrays
 from drl_jax.metrics.frechet import Moments
 from drl_jax.metrics.measures import Population, gather
 from drl_jax.metrics.spaces import Features, Space
@@ -31,7 +29,8 @@ class Reference(NamedTuple):
 
     def populations(self) -> dict[str, Population]:
         """What samples are compared with: all of the data in Inception's space, as published figures are.
-        In that of the data themselves one half, so that the other can show the least distance there is."""
+        In that of the data themselves one half of what is kept of them, so that the other can show the
+        least distance there is."""
         return {
             space: population if space == "inception" else population.halves()[0]
             for space, population in self.data.items()
@@ -82,25 +81,18 @@ def _examples(source: Source) -> Iterator[np.ndarray]:
 
 
 def _save(file: epath.Path, population: Population, warn: Callable[[str], None]) -> None:
-    logits = {} if population.features.logits is None else {"logits": population.features.logits}
-    content = io.BytesIO()
-    np.savez(
-        content,
-        allow_pickle=False,
-        **population.moments._asdict(),
-        vectors=population.features.vectors,
-        **logits,
-    )
+    moments, (vectors, logits) = population.moments, population.features
+    named = {"size": np.array(moments.size), "mean": moments.mean, "covariance": moments.covariance}
+    named |= {"vectors": vectors} | ({} if logits is None else {"logits": logits})
     try:
-        storage.write(file, content.getvalue())
+        arrays.write(file, named)
     except OSError as error:
         warn(f"{file} cannot be written ({error.strerror or error}): the data will be measured again")
 
 
 def _load(file: epath.Path) -> Population | None:
-    try:
-        with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as arrays:
-            moments = Moments(int(arrays["size"]), arrays["mean"], arrays["covariance"])
-            return Population(moments, Features(arrays["vectors"], arrays.get("logits")))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # not there, or damaged
+    named = arrays.read(file)
+    if named is None:
         return None
+    moments = Moments(int(named["size"]), named["mean"], named["covariance"])
+    return Population(moments, Features(named["vectors"], named.get("logits")))

@@ -158,6 +158,22 @@ def everywhere(flag: bool) -> bool:
     return flag if jax.process_count() == 1 else bool(np.all(multihost_utils.process_allgather(flag)))
 
 
+def by_first(act: Callable[[], Any]) -> Any:
+    """Lets the first process act; all processes call this. Returns what it gave there, elsewhere None.
+
+    Raises the UserError that the first process met, there, and one that points to it elsewhere.
+    """
+    given, refusal = None, None
+    if jax.process_index() == 0:
+        try:
+            given = act()
+        except UserError as error:
+            refusal = error
+    if not everywhere(refusal is None):
+        raise refusal or UserError("the first process of the job could not start; its line says why")
+    return given
+
+
 def from_first(value: Any) -> Any:
     """What the first process gives, in all processes, which all call this: anything that JSON can hold."""
     if jax.process_count() == 1:

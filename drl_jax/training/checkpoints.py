@@ -76,6 +76,8 @@ def load(
             return loaded, damaged
         damaged.append(step)
         warn(f"checkpoint {directory / str(step)} is damaged and passed over: {reason}")
+    if damaged and only is not None:
+        raise UserError(f"the checkpoint of step {only} in {directory} is damaged: take that of another step")
     if damaged:
         raise UserError(
             f"none of the {len(damaged)} checkpoints in {directory} can be read; move that folder away to "

@@ -50,9 +50,12 @@ def unpack(vectors: Mapping[str, np.ndarray], table: Table, like: Tree) -> Tree:
     Raises ValueError: the table is not that of such a tree, or an array is not the one that was packed.
     """
     names, leaves = _flatten(like)
-    other = sorted(set(names) ^ table.keys())
+    data = [jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf for leaf in leaves]
+    expected = {name: (leaf.dtype.name, list(leaf.shape)) for name, leaf in zip(names, data, strict=True)}
+    there = {name: (entry["dtype"], entry["shape"]) for name, entry in table.items()}
+    other = sorted(n for n in expected.keys() | there.keys() if expected.get(n) != there.get(n))
     if other:
-        raise ValueError(f"{len(other)} arrays are in state or checkpoint alone, the first is {other[0]}")
+        raise ValueError(f"{len(other)} arrays of the state are others in it, the first is {other[0]}")
     digests = dict(zip(table, _digests(vectors, table), strict=True))
     wrong = [name for name in names if digests[name] != table[name]["sha256"]]
     if wrong:

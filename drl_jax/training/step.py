@@ -45,8 +45,8 @@ class Report(struct.PyTreeNode):
     """What a step tells the host, the same on every device.
 
     seen:           the step's own sums, before they are added to the state's.
-    gradient_norm:  of the whole gradient. While it is finite, so are the parameters after the step: no
-                    moment of Adam can overflow then (a test of each parameter took 2 % of a step).
+    gradient_norm:  of the whole gradient. While it is finite, no moment of Adam overflows, and with ε > 0
+                    the parameters stay finite; that they are is tested before a state is saved.
     votes:          how many devices were told that the run shall stop.
     reach:          max |x⁻| over each device's samples, [devices].
     """

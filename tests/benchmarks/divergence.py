@@ -72,7 +72,7 @@ def outcome(settings: dict) -> str:
                 r"diverged at (step \d+: .*?)(; config.guard.rollbacks| \(config)", ended.stderr
             )
             return f"diverged at {cause[1] if cause else ended.stderr}"
-        scores = json.loads((Path(folder) / "scores.json").read_text())
+        scores = json.loads((Path(folder) / "scores.json").read_text())["scores"]
         key = next(k for k in ("total_variation/level_0", "frechet_pixels") if k in scores)
         rolled = f", after {back} rollbacks" if back else ""
         return f"{'total variation' if 'total' in key else 'Fréchet distance'} {scores[key]:.3g}{rolled}"

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from etils import epath
 
 from drl_jax.errors import UserError
-from drl_jax.metrics import measures
+from drl_jax.metrics import arrays, measures
 from drl_jax.metrics.frechet import Moments, frechet_distance, moments
 from drl_jax.metrics.measures import gather
 from drl_jax.metrics.spaces import Features, data_space, read_weights
@@ -80,6 +81,43 @@ def test_only_so_many_features_are_kept(monkeypatch):
     np.testing.assert_array_equal(population.features.vectors, x[:10])
     one, other = population.halves()
     np.testing.assert_array_equal(np.concatenate([one.features.vectors, other.features.vectors]), x[:10])
+
+
+def test_a_file_of_arrays_is_read_as_it_was_written_or_not_at_all(tmp_path):
+    path = epath.Path(tmp_path / "arrays.npz")
+    rng = np.random.default_rng(0)
+    written = {"a": rng.standard_normal((64, 40)).astype(np.float32), "b": np.array(7)}
+    arrays.write(path, written)
+    content = path.read_bytes()
+    # Every byte of what describes the arrays, and some of their own.
+    headers = [
+        i for name in (b"a.npy", b"b.npy") for i in range(content.find(name) - 30, content.find(name) + 150)
+    ]
+    read = 0
+    for place in [*headers, *rng.integers(len(content), size=200), *range(len(content) - 200, len(content))]:
+        for bit in (0, 3):
+            damaged = bytearray(content)
+            damaged[place] ^= 1 << bit
+            path.write_bytes(bytes(damaged))
+            got = arrays.read(path)
+            if got is not None:  # nothing that matters: a date, say
+                read += 1
+                assert got.keys() == written.keys()
+                for name, value in written.items():
+                    np.testing.assert_array_equal(got[name], value)
+    assert read < 400
+    for end in (0, 1, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:end])
+        assert arrays.read(path) is None
+    path.unlink()
+    assert arrays.read(path) is None
+
+
+def test_samples_that_are_not_finite_have_no_distance():
+    x = np.random.default_rng(0).standard_normal((20, 3))
+    broken = np.where(np.arange(20)[:, None] == 3, np.nan, x)
+    assert np.isnan(frechet_distance(moments(x), moments(broken)))
+    assert np.isnan(frechet_distance(moments(broken), moments(x)))
 
 
 def test_too_few_features_for_moments():

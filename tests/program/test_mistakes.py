@@ -1,8 +1,12 @@
 """Every mistake of a user: one line that names key, value and remedy, exit code 1, nothing written."""
 
 import pytest
+from etils import epath
 
-from tests.program.conftest import small
+from drl_jax import configuration
+from drl_jax.errors import UserError
+from drl_jax.main import parse
+from tests.program.conftest import CONFIGS, small
 
 DIGITS = "--config=digits.py"
 
@@ -119,3 +123,15 @@ def test_help_lists_the_commands_with_a_line_each(help_, program):
     assert ended.code == 0
     for command in ("train", "sample", "prepare"):
         assert sum(line.strip().startswith(command + " ") for line in ended.out.splitlines()) == 1
+
+
+def test_data_that_are_gone_and_a_config_that_is_no_program(program, tmp_path):
+    config = parse([f"--config={CONFIGS}/digits.py", "--config.data.name=mnist"]).config
+    config.data.data_dir = str(tmp_path / "none")
+    configuration.save(config, epath.Path(tmp_path / "config.json"))
+    ended = program("train", f"--workdir={tmp_path}")
+    assert ended.code == 1
+    assert ended.err.count("\n") == 1, ended.err
+    assert f"run: python -m drl_jax prepare --workdir={tmp_path} --config.data.data_dir=" in ended.err
+    with pytest.raises(UserError, match=r"--config=.*config.json"):
+        parse([f"--config={tmp_path}/config.json"])

@@ -72,7 +72,7 @@ def test_what_a_run_prints_and_leaves(program, tmp_path, data_dir, monkeypatch):
         assert text in ended.out
     for name in ("frechet_pixels", "frechet_pixels_halves", "frechet_pixels_untrained"):
         assert name in ended.out
-    scores = json.loads((workdir / "scores.json").read_text())
+    scores = json.loads((workdir / "scores.json").read_text())["scores"]
     # Two random halves of the digits: between .2 and .4 (measured: .24 to .32 over five permutations).
     assert 0.2 < scores["frechet_pixels_halves"] < 0.4
     assert scores["frechet_pixels"] > scores["frechet_pixels_halves"]
