@@ -16,6 +16,7 @@ from PIL import Image
 
 from drl_jax.data.pipeline import to_unit
 from drl_jax.data.prepare import prepare
+from drl_jax.data.sources import open_source
 from drl_jax.errors import UserError
 from drl_jax.main import main
 from drl_jax.metrics import spaces
@@ -219,7 +220,7 @@ def test_data_against_themselves(program, copied, expected):
 
 
 def test_the_test_split_against_the_training_split(program, tmp_path):
-    split = write_cifar10_archive(tmp_path / "cifar-10-binary.tar.gz", per_batch=12)
+    write_cifar10_archive(tmp_path / "cifar-10-binary.tar.gz", per_batch=12)
     prepare("cifar10", data_dir=str(tmp_path), path=str(tmp_path))
     metrics = "kid_pixels,precision_recall_pixels"
     ended = program(
@@ -229,10 +230,9 @@ def test_the_test_split_against_the_training_split(program, tmp_path):
     assert ended.code == 0, ended.err
     assert "60 examples of cifar10 train" in ended.out
     # In the order in which data are measured, which is random and always the same.
-    train, test = (
-        to_unit(x[np.random.default_rng(0).permutation(len(x))]).reshape(-1, 3072)
-        for x in (split["train"][0], split["test"][0])
-    )
+    sources = [open_source("cifar10", split=split, data_dir=str(tmp_path)) for split in ("train", "test")]
+    drawn = [source.take(np.random.default_rng(0).permutation(len(source))) for source in sources]
+    train, test = (to_unit(x).reshape(-1, 3072) for x in drawn)
     told = ended.out.split("test against train:")[1]
     value = float(re.search(r"kid_pixels +(\S+)", told)[1])  # pyright: ignore[reportOptionalSubscript]
     rng = np.random.RandomState(2020)  # whose subsets of the larger side differ: the mean of 100
