@@ -34,6 +34,9 @@ def get_config(density: str = "ring") -> Config:
     config.optimizer.decay_steps = 12_000  # learning rate 0 at the end
     config.optimizer.clip_norm = 1.0  # of the gradient
     config.training.steps = 12_000
+    if density == "ring":
+        # At level 0 no chain crosses from one Gaussian to the next: nothing else holds them equally high.
+        config.training.energy_penalty = 0.01  # c of c · mean(f²)
     config.training.log_every = 500  # steps
     config.checkpoint.every = 4000  # steps
     config.evaluation.every = 4000  # steps
