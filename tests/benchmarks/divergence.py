@@ -16,6 +16,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 RING = {
     "config": "points.py:ring",
+    "training.energy_penalty": 0.0,
     "training.steps": 1500,
     "evaluation.every": 1_000_000,
     "evaluation.num_samples": 64,
