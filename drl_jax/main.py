@@ -150,18 +150,18 @@ def parse(argv: Sequence[str]) -> Arguments:
     )
     saved = None if workdir is None else epath.Path(workdir).expanduser() / configuration.FILE
     with _as_the_program(argv):
-        if given is not None:
-            config_flags.DEFINE_config_file("config", lock_config=True, flag_values=known)
-        elif saved is not None and saved.exists():
-            config = configuration.load(saved)
-            config_flags.DEFINE_config_dict("config", config, lock_config=True, flag_values=known)
-        else:
+        if given is None and (saved is None or not saved.exists()):
             where = "" if saved is None else f", and there is no {saved}"
             raise UserError(
                 f"--config is missing{where}: name a config file, as in --config=configs/digits.py"
             )
-
+        # Misspelt keys are found as early as a flag is defined.
         try:
+            if given is not None:
+                config_flags.DEFINE_config_file("config", lock_config=True, flag_values=known)
+            elif saved is not None:
+                config = configuration.load(saved)
+                config_flags.DEFINE_config_dict("config", config, lock_config=True, flag_values=known)
             rest = known(sys.argv)[1:]
             config: Config = known["config"].value
             config.keys()  # a file that could not be loaded says so only when it is used
@@ -216,6 +216,7 @@ def _one_line(error: Exception, config_file: str | None) -> str:
         return f"{text.split(':')[0]}: this is a group of keys, to be set one by one"
     if isinstance(error, AttributeError | KeyError):
         # Its text is that of a KeyError: in quotes, with escapes.
-        named = str(error.args[0]).strip("'\"").replace("\\n", ". ").replace("\\'", "'")
+        named = str(error.args[0]).replace("\\n", "\n").replace("\\'", "'")
+        named = ". ".join(line.strip("'\"") for line in named.splitlines())
         text = f"--config: no key {named}"
     return " ".join(text.split())
