@@ -19,8 +19,8 @@ BEGIN, END = "<!-- results: written by docs/table.py -->\n", "<!-- end of result
 
 
 class Setting(NamedTuple):
-    """A row: what was run, how its results are called, and what others published of it (see method and
-    sources in the docstring of each config)."""
+    """A row: what was run, how its results are called, and the figures that the paper
+    gives for it."""
 
     what: str
     name: str

@@ -11,7 +11,6 @@ from drl_jax.data.densities import Density
 from drl_jax.data.pipeline import to_uint8
 from drl_jax.experiment import Experiment
 from drl_jax.metrics import measures
-from drl_jax.metrics.measures import Population
 from drl_jax.metrics.planar import Maps, level_maps
 from drl_jax.metrics.reference import Reference
 from drl_jax.metrics.spaces import Space
@@ -126,18 +125,9 @@ class Evaluation:
         scores = self._domain.scores(weights, name) if measures.TOTAL_VARIATION in self._metrics else {}
         if self._spaces:
             drawn = {space.name: measures.gather([space.extract(samples)]) for space in self._spaces}
-            scores |= measures.measure(self._metrics, drawn, self._populations)
+            scores |= measures.measure(self._metrics, drawn, self._reference.populations())
         return from_first(scores)  # each process has its own last digits, and all must judge alike
-
-    @cached_property
-    def _populations(self) -> dict[str, Population]:
-        return self._reference.populations()
 
     @cached_property
     def _reference(self) -> Reference:
         return self._read_reference()
-
-
-def domain_of(experiment: Experiment, density: Density | None) -> Domain:
-    """Points if a density of theirs is known, else pictures."""
-    return Pictures() if density is None else Points(experiment, density)

@@ -1,12 +1,11 @@
 """`check`: the scores of data against themselves, to hold a model's against, and to try the metrics on."""
 
-from drl_jax.commands.common import data_folder, make_spaces, metrics_of, voices
+from drl_jax.commands.common import data_folder, make_spaces, metrics_of, read_reference, voices
 from drl_jax.configuration import Config
 from drl_jax.data.prepared import has_split
 from drl_jax.errors import UserError
 from drl_jax.experiment import build, open_data
 from drl_jax.metrics import measures
-from drl_jax.metrics.reference import measure_data
 from drl_jax.metrics.spaces import PUBLIC_SHA256
 from drl_jax.parallel import devices
 from drl_jax.parallel.stopping import Stop
@@ -29,12 +28,9 @@ def check(config: Config, prepare_command: str, stop: Stop) -> None:
     devices.start()
     stop.linger = devices.linger()
     placement, (say, warn) = devices.place(), voices()
-    spaces, cache = (
-        make_spaces(config, metrics, experiment.shape, placement),
-        data_folder(config) / "features",
-    )
+    spaces = make_spaces(config, metrics, experiment.shape, placement)
 
-    data = measure_data(source, spaces, cache, warn, fewest=measures.fewest(metrics))
+    data = read_reference(config, source, metrics, spaces, warn)
     say(f"{len(source)} examples of {config.data.name} {config.data.split}, sha256 {data.sha256}")
     _tell(say, "one half against the other", measures.floor(metrics, data.data), {})
     known = _KNOWN.get(config.data.name, {}) if _is_as_known(config) else {}
@@ -47,7 +43,7 @@ def check(config: Config, prepare_command: str, stop: Stop) -> None:
     test = config.copy_and_resolve_references()
     test.data.split = "test"
     other = open_data(test, prepare_command)
-    held_out = measure_data(other, spaces, cache, warn, fewest=measures.fewest(metrics))
+    held_out = read_reference(config, other, metrics, spaces, warn)
     say(f"{len(other)} examples of {config.data.name} test, sha256 {held_out.sha256}")
     others = [name for name in metrics if name != "inception_score"]
     scores = measures.measure(others, held_out.data, data.data)

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -12,16 +12,17 @@ from drl_jax import configuration
 from drl_jax.configuration import Config
 from drl_jax.data import densities
 from drl_jax.data.prepared import data_directory
+from drl_jax.data.sources import Source
 from drl_jax.errors import UserError
-from drl_jax.evaluation import Domain, domain_of
+from drl_jax.evaluation import Domain, Pictures, Points
 from drl_jax.experiment import Experiment
 from drl_jax.metrics import measures, spaces
+from drl_jax.metrics.reference import Reference, measure_data
 from drl_jax.metrics.spaces import Space
 from drl_jax.parallel.devices import Placement
 from drl_jax.sampling import Sampler, Weights
 from drl_jax.training.checkpoints import FOLDER, Checkpoint, hush, load, steps
-
-Say = Callable[[str], None]
+from drl_jax.training.loop import Say
 
 
 def start() -> None:
@@ -60,8 +61,9 @@ def make_sampler(config: Config, experiment: Experiment, placement: Placement) -
 
 def make_domain(config: Config, experiment: Experiment) -> Domain:
     """Pictures, or points of the config's density."""
-    points = config.data.name == "points"
-    return domain_of(experiment, densities.by_name(config.data.density) if points else None)
+    if config.data.name != "points":
+        return Pictures()
+    return Points(experiment, densities.by_name(config.data.density))
 
 
 def metrics_of(config: Config, *, samples: bool = True) -> list[str]:
@@ -97,6 +99,14 @@ def make_spaces(
         else:
             made.append(spaces.data_space(shape))
     return made
+
+
+def read_reference(
+    config: Config, source: Source, metrics: Sequence[str], spaces: Sequence[Space], warn: Say
+) -> Reference:
+    """What metrics measure against, of the examples of a source; kept beside the data."""
+    cache = data_folder(config) / "features"
+    return measure_data(source, spaces, cache, warn, fewest=measures.fewest(metrics))
 
 
 def data_folder(config: Config) -> epath.Path:

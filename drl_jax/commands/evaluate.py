@@ -12,13 +12,12 @@ from etils import epath
 
 from drl_jax import storage
 from drl_jax.commands.common import (
-    Say,
-    data_folder,
     load_weights,
     make_domain,
     make_sampler,
     make_spaces,
     metrics_of,
+    read_reference,
     voices,
 )
 from drl_jax.configuration import Config
@@ -29,13 +28,14 @@ from drl_jax.experiment import build, open_data
 from drl_jax.metrics import measures
 from drl_jax.metrics.measures import Population
 from drl_jax.metrics.parts import Part, Parts, digests
-from drl_jax.metrics.reference import Reference, hash_of, measure_data
+from drl_jax.metrics.reference import Reference, hash_of
 from drl_jax.metrics.spaces import Space
 from drl_jax.parallel import devices
 from drl_jax.parallel.devices import everywhere, from_first
 from drl_jax.parallel.stopping import Stop
 from drl_jax.reporting import provenance, records
 from drl_jax.sampling import Sampler, Weights
+from drl_jax.training.loop import Say
 from drl_jax.training.packing import pack
 
 FOLDER = "evaluations"  # in the workdir: one folder per set of samples
@@ -83,9 +83,7 @@ def evaluate(config: Config, workdir: epath.Path, prepare_command: str, stop: St
     with ExitStack() as opened:
         devices.by_first(lambda: opened.enter_context(storage.held(folder, "evaluation")))
         _draw(sampler, weights, count, domain, spaces, folder, say)
-        reference = measure_data(
-            source, spaces, data_folder(config) / "features", warn, fewest=measures.fewest(metrics)
-        )
+        reference = read_reference(config, source, metrics, spaces, warn)
         scores = {}
         if measures.TOTAL_VARIATION in metrics:
             scores = domain.scores(weights, folder / "model" if first else None)
@@ -150,16 +148,16 @@ def _draw(
 
 def _read(folder: epath.Path, count: int, spaces: Sequence[Space]) -> tuple[dict[str, Population], str]:
     """The samples in each space, and the SHA-256 of their own, one after the other."""
-    parts, sha256, read = Parts(folder), hashlib.sha256(), 0
-    for part in parts.read(count):
+    gatherings = {space.name: measures.Gathering() for space in spaces}
+    sha256, read = hashlib.sha256(), 0
+    for part in Parts(folder).read(count):
         sha256.update(part.digests.tobytes())
         read += len(part.digests)
+        for space, gathering in gatherings.items():
+            gathering.add(part.features[space])
     if read < count:
         raise UserError(f"{folder} was damaged while it was in use: {read} of {count} samples can be read")
-    populations = {
-        space.name: measures.gather(part.features[space.name] for part in parts.read(count))
-        for space in spaces
-    }
+    populations = {space: gathering.population() for space, gathering in gatherings.items()}
     return populations, sha256.hexdigest()
 
 

@@ -11,13 +11,12 @@ from etils import epath
 
 from drl_jax import configuration, storage
 from drl_jax.commands.common import (
-    Say,
     changes,
-    data_folder,
     make_domain,
     make_sampler,
     make_spaces,
     metrics_of,
+    read_reference,
     voices,
 )
 from drl_jax.configuration import Config
@@ -26,7 +25,6 @@ from drl_jax.errors import UserError
 from drl_jax.evaluation import Evaluation
 from drl_jax.experiment import Experiment, build, open_data
 from drl_jax.metrics import measures
-from drl_jax.metrics.reference import measure_data
 from drl_jax.parallel import devices
 from drl_jax.parallel.devices import everywhere
 from drl_jax.parallel.stopping import Stop
@@ -35,7 +33,7 @@ from drl_jax.reporting.records import Nowhere, open_records
 from drl_jax.sampling import Weights
 from drl_jax.training.checkpoints import FOLDER, Keep, open_checkpoints
 from drl_jax.training.guard import Limits
-from drl_jax.training.loop import Run, Schedule, init_state
+from drl_jax.training.loop import Run, Say, Schedule, init_state
 from drl_jax.training.loop import train as run_training
 
 SCORES = "scores.json"  # of the last step, in the workdir
@@ -63,9 +61,7 @@ def train(config: Config, workdir: epath.Path, prepare_command: str, stop: Stop)
             num_samples=config.evaluation.num_samples,
             metrics=metrics,
             spaces=spaces,
-            read_reference=lambda: measure_data(
-                source, spaces, data_folder(config) / "features", warn, fewest=measures.fewest(metrics)
-            ),
+            read_reference=lambda: read_reference(config, source, metrics, spaces, warn),
             folder=workdir / "samples" if first else None,
         )
         records = opened.enter_context(open_records(workdir, warn)) if first else Nowhere()

@@ -1,6 +1,8 @@
 """The scores that a config asks for by name: of a sample against a reference, in some space."""
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +16,8 @@ KEPT = 50_000  # feature vectors of a reference, at most; its moments are of all
 _SUBSET = 1000  # of the kernel distance, if there are as many
 
 
-class Population(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Population:
     """Features of examples, the first of which are kept, and the moments of all."""
 
     moments: Moments
@@ -24,6 +27,7 @@ class Population(NamedTuple):
     def size(self) -> int:
         return self.moments.size
 
+    @cached_property
     def halves(self) -> "tuple[Population, Population]":
         """Of those that are kept, as populations of their own."""
         half = len(self.features.vectors) // 2
@@ -31,21 +35,34 @@ class Population(NamedTuple):
         return one, other
 
 
-def gather(parts: Iterable[Features]) -> Population:
-    """A population from features that come in parts. Raises ValueError if there are fewer than two."""
-    moments, vectors, logits, kept = Accumulator(), [], [], 0
-    for part in parts:
-        moments.add(part.vectors)
-        if kept < KEPT:
-            first = _rows(part, 0, KEPT - kept)
-            kept += len(first.vectors)
-            vectors.append(first.vectors)
+class Gathering:
+    """A population whose features come in parts."""
+
+    def __init__(self) -> None:
+        self._moments, self._kept = Accumulator(), 0
+        self._vectors, self._logits = [], []
+
+    def add(self, part: Features) -> None:
+        self._moments.add(part.vectors)
+        if self._kept < KEPT:
+            first = _rows(part, 0, KEPT - self._kept)
+            self._kept += len(first.vectors)
+            self._vectors.append(first.vectors)
             if first.logits is not None:
-                logits.append(first.logits)
-    return Population(
-        moments.moments(),
-        Features(np.concatenate(vectors), np.concatenate(logits) if logits else None),
-    )
+                self._logits.append(first.logits)
+
+    def population(self) -> Population:
+        """Of all that was added. Raises ValueError if that is fewer than two examples."""
+        logits = np.concatenate(self._logits) if self._logits else None
+        return Population(self._moments.moments(), Features(np.concatenate(self._vectors), logits))
+
+
+def gather(parts: Iterable[Features]) -> Population:
+    """The population of all parts. Raises ValueError if it has fewer than two examples."""
+    gathering = Gathering()
+    for part in parts:
+        gathering.add(part)
+    return gathering.population()
 
 
 def _rows(features: Features, first: int, count: int) -> Features:
@@ -177,7 +194,7 @@ def fewest(names: Iterable[str]) -> int:
 
 def floor(names: Iterable[str], reference: Mapping[str, Population]) -> dict[str, float]:
     """The scores of one random half of the data against the other: what a perfect model would have."""
-    halves = {space: population.halves() for space, population in reference.items()}
+    halves = {space: population.halves for space, population in reference.items()}
     return measure(
         names,
         {space: other for space, (_, other) in halves.items()},

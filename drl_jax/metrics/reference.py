@@ -32,7 +32,7 @@ class Reference(NamedTuple):
         In that of the data themselves one half of what is kept of them, so that the other can show the
         least distance there is."""
         return {
-            space: population if space == "inception" else population.halves()[0]
+            space: population if space == "inception" else population.halves[0]
             for space, population in self.data.items()
         }
 

@@ -19,7 +19,6 @@ from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
 from etils import epath
 
@@ -91,8 +90,8 @@ def _read(path: epath.Path, like: TrainState, placement: Placement) -> tuple[Che
     with _quiet() as settle:
         try:
             with _context():
-                vectors = {dtype: np.empty(size, dtype) for dtype, size in packing.sizes(like).items()}
-                loaded = ocp.load_checkpointables(path, {"state": vectors, "record": None})
+                wanted = {"state": packing.empty(like), "record": None}
+                loaded = ocp.load_checkpointables(path, wanted)
         except jax.errors.JaxRuntimeError:  # of the devices' memory, or of another process
             raise
         except Exception as error:  # whatever a damaged file makes the reader stumble over

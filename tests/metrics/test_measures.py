@@ -79,7 +79,7 @@ def test_only_so_many_features_are_kept(monkeypatch):
     assert population.size == 24
     np.testing.assert_allclose(population.moments.mean, x.mean(axis=0))
     np.testing.assert_array_equal(population.features.vectors, x[:10])
-    one, other = population.halves()
+    one, other = population.halves
     np.testing.assert_array_equal(np.concatenate([one.features.vectors, other.features.vectors]), x[:10])
 
 

@@ -94,11 +94,6 @@ def test_files_of_pytorch_are_read_without_it(name):
         assert read[key].dtype == value.dtype
 
 
-class Evil:
-    def __reduce__(self):
-        return (exec, ("raise SystemExit('it ran')",))
-
-
 def zipped(program: bytes) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
@@ -108,7 +103,7 @@ def zipped(program: bytes) -> bytes:
 
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_code_in_a_file_is_not_run(protocol):
-    program = pickle.dumps({"a.weight": Evil()}, protocol=protocol)
+    program = pickle.dumps({"a.weight": inputs.Evil()}, protocol=protocol)
     for content in (program, zipped(program)):
         with pytest.raises(ValueError, match=r"would run code: .*exec"):
             torch_file.read(content)
