@@ -10,9 +10,14 @@ import pytest
 
 from tests.faults.conftest import assert_same_run, lines, samples
 
-INSTANTS = 20
-# Over a run's length; the last quarter is spent in `sample`.
-FRACTIONS = (np.arange(INSTANTS) + np.random.default_rng(0).random(INSTANTS)) / INSTANTS
+INSTANTS, TRAINING = 20, 14  # the others are in `sample`
+_random = np.random.default_rng(0).random
+# Parts of a command's length, one in each stretch of it; in pairs, because two resume at a time.
+PAIRS = [
+    (command, tuple(pair))
+    for command, count in (("train", TRAINING), ("sample", INSTANTS - TRAINING))
+    for pair in ((np.arange(count) + _random(count)) / count).reshape(2, -1).T
+]
 
 
 @pytest.fixture(scope="module")
@@ -21,10 +26,8 @@ def seconds() -> dict[str, float]:
     return {}
 
 
-@pytest.mark.parametrize("fraction", FRACTIONS)
-def test_a_run_killed_at_any_instant_ends_the_same(fraction, start, whole, tmp_path, seconds):
-    command, part = ("train", fraction / 0.75) if fraction < 0.75 else ("sample", (fraction - 0.75) * 4)
-
+@pytest.mark.parametrize(("command", "parts"), PAIRS)
+def test_a_run_killed_at_any_instant_ends_the_same(command, parts, start, whole, tmp_path, seconds):
     def begin(workdir):
         if command == "sample":
             shutil.copytree(whole, workdir)
@@ -36,19 +39,23 @@ def test_a_run_killed_at_any_instant_ends_the_same(fraction, start, whole, tmp_p
         assert begin(tmp_path / "timed").ended() == 0
         seconds[command] = time.monotonic() - began
 
-    while True:
-        workdir = tmp_path / f"run_{part:.3f}"
-        job = begin(workdir)
-        time.sleep(part * seconds[command])
-        if job.kill():
-            break
-        part *= 0.9  # this one was quicker than the one that was timed
+    def killed(part):
+        """The workdir of a run that was killed when this part of its time was over."""
+        while True:
+            workdir = tmp_path / f"run_{part:.3f}"
+            job = begin(workdir)
+            time.sleep(part * seconds[command])
+            if job.kill():
+                return workdir
+            part *= 0.9  # this one was quicker than the one that was timed
 
-    (job,) = start(command, workdir)
-    assert job.ended() == 0, job.printed()
-    assert_same_run(workdir, whole)
-    if command == "sample":
-        np.testing.assert_array_equal(samples(workdir), samples(whole))
+    workdirs = [killed(part) for part in parts]
+    jobs = [job for workdir in workdirs for job in start(command, workdir)]
+    for job, workdir in zip(jobs, workdirs, strict=True):
+        assert job.ended() == 0, job.printed()
+        assert_same_run(workdir, whole)
+        if command == "sample":
+            np.testing.assert_array_equal(samples(workdir), samples(whole))
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
