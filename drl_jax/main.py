@@ -151,7 +151,7 @@ def parse(argv: Sequence[str]) -> Arguments:
     saved = None if workdir is None else epath.Path(workdir).expanduser() / configuration.FILE
     with _as_the_program(argv):
         if given is None and (saved is None or not saved.exists()):
-            where = "" if saved is None else f", and there is no {saved}"
+            where = "" if saved is None else f", and --workdir={workdir} holds no run that has one"
             raise UserError(
                 f"--config is missing{where}: name a config file, as in --config=configs/digits.py"
             )

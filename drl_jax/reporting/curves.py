@@ -48,9 +48,9 @@ def save_levels(lines: Lines, path: epath.Path) -> None:
         return None if negative is None or positive is None else negative - positive
 
     panels = [
-        _panel(lines, of_levels("level_{}"), title="energy gap, samples − data", value=gap),
-        _panel(lines, of_levels("moved/level_{}"), title="displacement of the chain"),
-        _panel(lines, of_levels("gradient/level_{}"), title="gradient norm, last step", log=True),
+        _panel(lines, of_levels("level_{}"), title="f(samples) − f(data)", value=gap),
+        _panel(lines, of_levels("moved/level_{}"), title="‖end − start‖ of the chain, in units of the data"),
+        _panel(lines, of_levels("gradient/level_{}"), title="‖∇ log p‖ at the chain's last step", log=True),
     ]
     _save(panels, path)
 

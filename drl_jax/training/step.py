@@ -15,8 +15,9 @@ from jaxtyping import Array, Float
 
 from drl_jax import spectral
 from drl_jax.networks import bind
-from drl_jax.noise import Levels, diffuse, fold_in
+from drl_jax.noise import Levels, at, diffuse, fold_in
 from drl_jax.recovery import draw, objective
+from drl_jax.samplers.langevin import norm
 from drl_jax.types import Batch, Keys, Leaf, Tree
 
 Votes = Float[Array, "1"]
@@ -26,7 +27,8 @@ class Totals(struct.PyTreeNode):
     """Sums over the examples since the last record, per level [T]; `count` is how many there were.
 
     loss:       weight (f⁻ − f⁺).         positive, negative:  f at the data and at the samples.
-    moved:      ‖x_t⁻ − x_{t+1}⁄scale‖, how far the chain went.   gradient:  ‖∇ log p‖ at its last step.
+    moved:      ‖x_t⁻ − x_{t+1}⁄scale‖, from the chain's start to its end.
+    gradient:   ‖∇ log p‖ at its last step.
     """
 
     count: Leaf
@@ -178,7 +180,7 @@ def make_train_step(
             loss=weight * (negative - positive),
             positive=positive,
             negative=negative,
-            moved=info.moved.sum(axis=0),
+            moved=norm(x_negative - x_next / at(levels.scale, t, x_next)),
             gradient=info.gradient_norm[-1],
         )
         # No matrix product: a NaN of one level would be one of all.

@@ -7,9 +7,10 @@ import optax
 import pytest
 
 from drl_jax import spectral
-from drl_jax.networks import ResidualEnergy
-from drl_jax.noise import make_levels
+from drl_jax.networks import ResidualEnergy, bind
+from drl_jax.noise import diffuse, fold_in, make_levels
 from drl_jax.parallel.devices import AXIS, place
+from drl_jax.recovery import draw, objective
 from drl_jax.training.step import (
     Report,
     Settings,
@@ -79,6 +80,32 @@ def test_totals_count_every_example_once(on_one_device):
     for steps, state in enumerate(on_one_device, start=1):
         assert state.totals.count.sum() == 8 * steps
         assert state.step == steps
+
+
+def test_totals_are_sums_over_the_examples_of_a_level():
+    # The first step, put together once more from the core's own functions.
+    state = initial()
+    keys = example_keys(jax.random.fold_in(state.key, 0), 8)
+    t = jax.vmap(lambda key: jax.random.randint(key, (), 0, 6))(fold_in(keys, 0))
+    x_t, x_next = diffuse(fold_in(keys, 1), jnp.asarray(BATCH), t, LEVELS)
+    params, _ = spectral.normalize(state.params, state.vectors)
+    f = bind(NETWORK, params)
+    x_negative, info = draw(fold_in(keys, 2), f, LEVELS, t, x_next, num_steps=SETTINGS.langevin_steps)
+    _, (positive, negative) = objective(f, LEVELS, t, x_t, x_negative)
+    moved = np.asarray(x_negative) - np.asarray(x_next) / LEVELS.scale[t][:, None, None, None]
+    expected = Totals(
+        count=np.ones(8),
+        loss=LEVELS.weight[t] * (negative - positive),
+        positive=positive,
+        negative=negative,
+        moved=np.sqrt((moved**2).sum((1, 2, 3))),
+        gradient=info.gradient_norm[-1],
+    )
+    (after,) = run(1, 1)
+    for name in ("count", "loss", "positive", "negative", "moved", "gradient"):
+        sums = np.zeros(6)
+        np.add.at(sums, np.asarray(t), np.asarray(getattr(expected, name)))
+        np.testing.assert_allclose(getattr(after.totals, name), sums, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 def test_the_root_key_stays_and_the_noise_does_not():
