@@ -23,6 +23,7 @@ def get_config() -> Config:
     config.checkpoint.every = 1000  # steps
     config.evaluation.every = 1000  # steps
     config.evaluation.num_samples = 898  # half of the data
+    config.evaluation.rows = 64  # at once on a device
     config.evaluation.batch_size = 898
     config.evaluation.metrics = "frechet_pixels,kid_pixels,precision_recall_pixels"
     return config

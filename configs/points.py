@@ -41,6 +41,7 @@ def get_config(density: str = "ring") -> Config:
     config.checkpoint.every = 4000  # steps
     config.evaluation.every = 4000  # steps
     config.evaluation.num_samples = 20_000
+    config.evaluation.rows = 1000  # at once on a device
     config.evaluation.batch_size = 20_000
     config.evaluation.metrics = "total_variation"
     return config

@@ -109,7 +109,8 @@ def base() -> Config:
     config.evaluation = ConfigDict()
     config.evaluation.every = 5000  # steps between two grids of samples (and at the end)
     config.evaluation.num_samples = 64
-    config.evaluation.batch_size = 64  # samples drawn at once, over all devices
+    config.evaluation.rows = 16  # samples that a device draws at once: their last digits depend on it
+    config.evaluation.batch_size = 64  # samples that `evaluate` draws between two saves of what it has
     config.evaluation.seed = 0  # sample i is a function of (weights, seed, i)
     config.evaluation.metrics = "none"  # fid, kid, inception_score, precision_recall, frechet_pixels, …
     config.evaluation.inception_weights = placeholder(str)  # torch-fidelity's file, or fetch (the public one)
@@ -240,6 +241,7 @@ _RULES = {
     "guard.reach": _number(0, without_low=True),
     "evaluation.every": _number(1),
     "evaluation.num_samples": _number(1),
+    "evaluation.rows": _number(1),
     "evaluation.batch_size": _number(1),
     "evaluation.seed": _number(0, 2**31 - 1),
     "evaluation.step": _if_given(_number(0)),

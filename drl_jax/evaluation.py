@@ -17,7 +17,7 @@ from drl_jax.metrics.spaces import Space
 from drl_jax.networks import bind
 from drl_jax.parallel.devices import from_first
 from drl_jax.reporting import pictures
-from drl_jax.sampling import Sampler, Weights
+from drl_jax.sampling import Sampler, Weights, not_finite
 
 Scores = dict[str, float]
 
@@ -25,6 +25,8 @@ Scores = dict[str, float]
 @runtime_checkable
 class Domain(Protocol):
     """What data are: pictures, or points of a known density."""
+
+    shown: int  # of how many samples, at most, pictures are made
 
     def examples(self, samples: np.ndarray) -> np.ndarray:
         """Samples as a data set would hold them."""
@@ -42,6 +44,8 @@ class Domain(Protocol):
 class Pictures:
     """Bytes: grids of samples and strips of the process. A picture model has no score of its own."""
 
+    shown = pictures.SHOWN
+
     def examples(self, samples: np.ndarray) -> np.ndarray:
         return to_uint8(samples)
 
@@ -57,6 +61,8 @@ class Pictures:
 class Points:
     """The samples beside their density; of the weights, the densities of all levels, true above learned,
     and their total variation on a grid."""
+
+    shown = 100_000
 
     def __init__(self, experiment: Experiment, density: Density):
         self._experiment, self._density = experiment, density
@@ -95,18 +101,15 @@ class Evaluation:
         spaces: Sequence[Space],
         read_reference: Callable[[], Reference],
         folder: epath.Path | None,
+        warn: Callable[[str], None],
     ):
         self._domain, self._sampler, self._num_samples = domain, sampler, num_samples
         self._metrics, self._spaces, self._read_reference = metrics, spaces, read_reference
-        self._folder = folder
+        self._folder, self._warn = folder, warn
 
     def __call__(self, step: int, weights: Weights) -> Scores:
-        drawn = list(self._sampler.batches(weights, self._num_samples))
-        samples = self._domain.examples(np.concatenate([x for x, _ in drawn]))
         name = None if self._folder is None else self._folder / f"{step:07}"
-        if name is not None:
-            self._domain.show(samples, drawn[0][1], name)
-        return self._measure(weights, samples, name)
+        return self._measure(weights, name)
 
     def bounds(self, untrained: Weights) -> Scores:
         """What scores are to be held against: those of one half of the data against the other (the best
@@ -116,15 +119,27 @@ class Evaluation:
             best = measures.floor(self._metrics, self._reference.data)
             scores = {f"{name}_halves": value for name, value in best.items()}
         if self._metrics:
-            drawn = np.concatenate([x for x, _ in self._sampler.batches(untrained, self._num_samples)])
-            worst = self._measure(untrained, self._domain.examples(drawn), None)
+            worst = self._measure(untrained, None)
             scores |= {f"{name}_untrained": value for name, value in worst.items()}
         return scores
 
-    def _measure(self, weights: Weights, samples: np.ndarray, name: epath.Path | None) -> Scores:
+    def _measure(self, weights: Weights, name: epath.Path | None) -> Scores:
         scores = self._domain.scores(weights, name) if measures.TOTAL_VARIATION in self._metrics else {}
+        gatherings = {space.name: measures.Gathering() for space in self._spaces}
+        shown, process, broken = [], None, 0
+        for x, process_of_first in self._sampler.draw(weights, self._num_samples):
+            process = process_of_first if process is None else process
+            samples, broken = self._domain.examples(x), broken + not_finite(x)
+            if sum(map(len, shown)) < self._domain.shown:
+                shown.append(samples)
+            for space in self._spaces:
+                gatherings[space.name].add(space.extract(samples))
+        if broken:
+            self._warn(f"{broken} of {self._num_samples} samples are not finite: scores are worth nothing")
+        if name is not None and process is not None:
+            self._domain.show(np.concatenate(shown), process, name)
         if self._spaces:
-            drawn = {space.name: measures.gather([space.extract(samples)]) for space in self._spaces}
+            drawn = {space: gathering.population() for space, gathering in gatherings.items()}
             scores |= measures.measure(self._metrics, drawn, self._reference.populations())
         return from_first(scores)  # each process has its own last digits, and all must judge alike
 

@@ -1,18 +1,21 @@
-"""Drawing samples from trained weights, in batches over all devices."""
+"""Drawing samples from trained weights, on all devices."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from drl_jax import spectral
 from drl_jax.experiment import Experiment
 from drl_jax.networks import bind
-from drl_jax.parallel.devices import Placement
+from drl_jax.parallel.devices import AXIS, Placement
 from drl_jax.synthesis import synthesize
 from drl_jax.training.step import example_keys
 from drl_jax.types import Tree
+
+SHOWN = 8  # samples whose process is kept
 
 
 class Weights(NamedTuple):
@@ -27,46 +30,69 @@ class Weights(NamedTuple):
 
 
 class Sampler:
-    """Draws example i = 0, 1, … as a function of (weights, seed, i): neither the batch size nor the
-    number of devices or processes changes it. Batches are rounded up to a multiple of the devices."""
+    """Draws example i = 0, 1, … as a function of (weights, seed, i, rows).
+
+    The last digits of a sum depend on how many rows a device has to compute, and a chain makes them larger.
+    So each device draws `rows` examples at a time, i and those beside it in the same places always: then
+    neither how many are asked for, nor where drawing begins, nor the number of devices or processes
+    changes a bit, on machines of one kind.
+    """
 
     def __init__(
         self,
         experiment: Experiment,
         placement: Placement,
         *,
-        batch_size: int,
+        rows: int,
         seed: int,
         num_steps: int,
         noise_scale: float,
         spread: float | None,
     ):
-        batch_size += -batch_size % placement.num_devices
-        self._placement, self._batch_size, self._seed = placement, batch_size, seed
+        self._placement, self._rows, self._seed = placement, rows, seed
+        whole, parts = placement.replicated.spec, placement.batched.spec
 
-        def draw(key, weights, first):
-            keys = jax.lax.with_sharding_constraint(example_keys(key, batch_size, first), placement.batched)
-            f = bind(experiment.network, weights.normalized())
+        def draw_rows(key, params, first):
+            own = first + jax.lax.axis_index(AXIS) * rows
             x_0, process, _ = synthesize(
-                keys,
-                f,
+                example_keys(key, rows, own),
+                bind(experiment.network, params),
                 experiment.levels,
                 experiment.shape,
                 num_steps=num_steps,
                 noise_scale=noise_scale,
                 spread=spread,
             )
-            return x_0, process
+            return x_0, jnp.swapaxes(process, 0, 1)
+
+        on_all = jax.shard_map(
+            draw_rows,
+            mesh=placement.batched.mesh,
+            in_specs=(whole, whole, whole),
+            out_specs=(parts, parts),
+            check_vma=False,
+        )
+
+        def draw(key, weights, first):
+            x_0, process = on_all(key, weights.normalized(), first)
+            return x_0, jnp.swapaxes(process[:SHOWN], 0, 1)
 
         # Every process gets every sample: files are written by one of them.
         self._draw = jax.jit(draw, out_shardings=placement.replicated)
 
-    def batches(
+    def draw(
         self, weights: Weights, count: int, *, start: int = 0
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields (samples [n, *shape], their process [T + 1, n, *shape]) of samples `start` … `count` − 1."""
+        """Yields samples `start` … `count` − 1 [n, *shape], some at a time, each time with the process
+        [T + 1, at most SHOWN, *shape] of the first of them."""
         key = self._placement.replicate(jax.random.key(self._seed))
-        for first in range(start, count, self._batch_size):
+        at_once = self._rows * self._placement.num_devices
+        for first in range(start - start % self._rows, count, at_once):
             x, process = jax.device_get(self._draw(key, weights, np.int32(first)))
-            rest = min(self._batch_size, count - first)
-            yield x[:rest], process[:, :rest]
+            wanted = slice(max(start - first, 0), count - first)
+            yield x[wanted], process[:, wanted]
+
+
+def not_finite(samples: np.ndarray) -> int:
+    """How many samples have a NaN or an infinity."""
+    return int(np.sum(~np.isfinite(samples).all(axis=tuple(range(1, samples.ndim)))))

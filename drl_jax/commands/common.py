@@ -51,7 +51,7 @@ def make_sampler(config: Config, experiment: Experiment, placement: Placement) -
     return Sampler(
         experiment,
         placement,
-        batch_size=min(config.evaluation.batch_size, config.evaluation.num_samples),
+        rows=config.evaluation.rows,
         seed=config.evaluation.seed,
         num_steps=config.langevin.steps,
         noise_scale=config.langevin.noise_scale,

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 
 from drl_jax import storage
@@ -27,14 +28,14 @@ from drl_jax.evaluation import Domain
 from drl_jax.experiment import build, open_data
 from drl_jax.metrics import measures
 from drl_jax.metrics.measures import Population
-from drl_jax.metrics.parts import Part, Parts, digests
+from drl_jax.metrics.parts import Part, Parts, digests, join
 from drl_jax.metrics.reference import Reference, hash_of
 from drl_jax.metrics.spaces import Space
 from drl_jax.parallel import devices
 from drl_jax.parallel.devices import everywhere, from_first
 from drl_jax.parallel.stopping import Stop
 from drl_jax.reporting import provenance, records
-from drl_jax.sampling import Sampler, Weights
+from drl_jax.sampling import Sampler, Weights, not_finite
 from drl_jax.training.loop import Say
 from drl_jax.training.packing import pack
 
@@ -62,9 +63,7 @@ def evaluate(config: Config, workdir: epath.Path, prepare_command: str, stop: St
     count = config.evaluation.num_samples
     if config.evaluation.batch_size > count:
         batch = config.evaluation.batch_size
-        say(
-            f"config.evaluation.batch_size={batch}: {count} samples do not fill a batch, and are drawn as one"
-        )
+        say(f"config.evaluation.batch_size={batch}: {count} samples do not fill a batch, and are saved as one")
 
     drawn_from = {
         **({} if config.data.name == "points" else {"bytes": "by truncation"}),
@@ -76,6 +75,8 @@ def evaluate(config: Config, workdir: epath.Path, prepare_command: str, stop: St
         "langevin_spread": config.langevin.spread,
         "noise_scale": config.langevin.noise_scale,
         "seed": config.evaluation.seed,
+        "drawn_at_once": config.evaluation.rows,
+        "device": jax.devices()[0].device_kind,
     }
     versions = provenance.versions()
     about = {space.name: space.about for space in sorted(spaces, key=lambda space: space.name)}
@@ -84,7 +85,8 @@ def evaluate(config: Config, workdir: epath.Path, prepare_command: str, stop: St
     first = jax.process_index() == 0
     with ExitStack() as opened:
         devices.by_first(lambda: opened.enter_context(storage.held(folder, "evaluation")))
-        _draw(sampler, weights, count, domain, spaces, folder, say)
+        batch = config.evaluation.batch_size
+        _draw(sampler, weights, count, domain, spaces, folder, say, save_every=batch)
         reference = read_reference(config, source, metrics, spaces, warn)
         scores = {}
         if measures.TOTAL_VARIATION in metrics:
@@ -126,26 +128,41 @@ def _draw(
     spaces: Sequence[Space],
     folder: epath.Path,
     say: Say,
+    *,
+    save_every: int,
 ) -> None:
-    """Leaves the features of the first `count` samples in the folder: of those that are not there yet."""
+    """Leaves the features of the first `count` samples in the folder: of those that are not there yet.
+
+    Raises UserError for samples that are not finite.
+    """
     parts, first = Parts(folder), jax.process_index() == 0
     start = from_first(sum(len(part.digests) for part in parts.read(count)) if first else 0)
     if start:
         say(f"{start} of {count} samples are there already")
     done, began = start, time.monotonic()
-    told = began
-    for x, process in sampler.batches(weights, count, start=start):
+    told, unsaved, shown, process = began, [], [], None
+    for x, process_of_first in sampler.draw(weights, count, start=start):
+        if broken := not_finite(x):
+            raise UserError(
+                f"{broken} of the samples {done} … {done + len(x) - 1} are not finite: their chains "
+                "diverged, and a score of the others would be of another model"
+            )
+        process = process_of_first if process is None else process
         samples = domain.examples(x)
-        features = {space.name: space.extract(samples) for space in spaces}
-        if first:
-            if done == 0:
-                domain.show(samples, process, folder / "samples")
-            parts.write(done, Part(features, digests(samples)))
+        if start == 0 and sum(map(len, shown)) < domain.shown:
+            shown.append(samples)
+        unsaved.append(Part({space.name: space.extract(samples) for space in spaces}, digests(samples)))
         done += len(samples)
+        waiting = sum(len(part.digests) for part in unsaved)
+        if first and (waiting >= save_every or done == count):
+            parts.write(done - waiting, join(unsaved))
+            unsaved.clear()
         now = time.monotonic()
         if now - told > 10 or done == count:
             told, speed = now, (done - start) / (now - began)
             say(f"sample {done}/{count}  {speed:.3g} samples/s  {(count - done) / speed:.0f} s left")
+    if first and shown and process is not None:
+        domain.show(np.concatenate(shown), process, folder / "samples")
 
 
 def _read(folder: epath.Path, count: int, spaces: Sequence[Space]) -> tuple[dict[str, Population], str]:

@@ -13,6 +13,7 @@ from drl_jax.configuration import Config
 from drl_jax.experiment import build
 from drl_jax.parallel import devices
 from drl_jax.parallel.stopping import Stop
+from drl_jax.sampling import not_finite
 
 
 def sample(config: Config, workdir: epath.Path, stop: Stop) -> None:
@@ -25,12 +26,19 @@ def sample(config: Config, workdir: epath.Path, stop: Stop) -> None:
     sampler, domain = make_sampler(config, experiment, placement), make_domain(config, experiment)
 
     began = time.monotonic()
-    drawn = list(sampler.batches(weights, config.evaluation.num_samples))
-    samples = domain.examples(np.concatenate([x for x, _ in drawn]))
+    parts, process, broken = [], None, 0
+    for x, process_of_first in sampler.draw(weights, config.evaluation.num_samples):
+        process = process_of_first if process is None else process
+        parts.append(domain.examples(x))
+        broken += not_finite(x)
+    assert process is not None
+    samples = np.concatenate(parts)
     seconds = time.monotonic() - began
+    if broken:
+        warn(f"{broken} of {len(samples)} samples are not finite: their chains diverged")
     if jax.process_index() != 0:
         return
-    domain.show(samples, drawn[0][1], workdir / "samples")
+    domain.show(samples[: domain.shown], process, workdir / "samples")
     file = io.BytesIO()
     np.savez(file, arr_0=samples)
     storage.write(workdir / "samples.npz", file.getvalue())

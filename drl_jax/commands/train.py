@@ -63,6 +63,7 @@ def train(config: Config, workdir: epath.Path, prepare_command: str, stop: Stop)
             spaces=spaces,
             read_reference=lambda: read_reference(config, source, metrics, spaces, warn),
             folder=workdir / "samples" if first else None,
+            warn=warn,
         )
         records = opened.enter_context(open_records(workdir, warn)) if first else Nowhere()
         keep = Keep(config.checkpoint.keep, config.checkpoint.keep_every)

@@ -101,6 +101,7 @@ def to_unit(x: np.ndarray) -> Float32[np.ndarray, "..."]:
 def to_uint8(x: np.ndarray) -> UInt8[np.ndarray, "..."]:
     """Samples around [-1, 1] to bytes, by truncation as in the published evaluation.
 
-    Truncation turns some rounding errors into a whole step: `to_uint8(to_unit(x))` may be x - 1.
+    Truncation turns some rounding errors into a whole step: `to_uint8(to_unit(x))` may be x - 1. NaN
+    becomes 0.
     """
-    return np.clip((np.asarray(x) + 1) * 127.5, 0, 255).astype(np.uint8)
+    return np.nan_to_num(np.clip((np.asarray(x) + 1) * 127.5, 0, 255)).astype(np.uint8)

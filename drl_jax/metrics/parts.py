@@ -1,7 +1,7 @@
 """The features of samples, kept in files as they are drawn, so that an evaluation can be interrupted."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -45,6 +45,16 @@ class Parts:
 
     def _file(self, first: int) -> epath.Path:
         return self._folder / f"part_{first:07}.npz"
+
+
+def join(parts: Sequence[Part]) -> Part:
+    """One part of several that follow each other."""
+    features = {}
+    for space in parts[0].features:
+        vectors, logits = zip(*(part.features[space] for part in parts), strict=True)
+        has_logits = logits[0] is not None
+        features[space] = Features(np.concatenate(vectors), np.concatenate(logits) if has_logits else None)
+    return Part(features, np.concatenate([part.digests for part in parts]))
 
 
 def digests(samples: np.ndarray) -> UInt8[np.ndarray, "n 32"]:

@@ -126,14 +126,14 @@ def main() -> None:
     sampler = Sampler(
         experiment,
         placement,
-        batch_size=batch,
+        rows=batch // placement.num_devices,
         seed=0,
         num_steps=steps,
         noise_scale=config.langevin.noise_scale,
         spread=config.langevin.spread,
     )
     weights = Weights(state.ema_params, state.ema_vectors)
-    sampling = median(lambda: list(sampler.batches(weights, batch)))
+    sampling = median(lambda: list(sampler.draw(weights, batch)))
     rows.append((f"{batch} samples, {experiment.levels.num_levels * steps} gradients", f"{sampling:.3f} s"))
 
     layers.convolve = convolution._plain

@@ -72,7 +72,7 @@ def tell(when: str) -> None:
     owner, name = {
         "saving": (checkpoints.ocp.training.Checkpointer, "save_checkpointables_async"),
         "evaluating": (Evaluation, "__call__"),
-        "drawing": (sampling.Sampler, "batches"),
+        "drawing": (sampling.Sampler, "draw"),
         "compiling": (train, "run_training"),
     }[when]
     original = getattr(owner, name)

@@ -54,6 +54,7 @@ def small(**overrides) -> list[str]:
         "checkpoint.every": 2,
         "evaluation.every": 4,
         "evaluation.num_samples": 4,
+        "evaluation.rows": 1,
         "evaluation.batch_size": 4,
         "evaluation.metrics": "none",
     } | {name.replace("__", "."): value for name, value in overrides.items()}

@@ -306,7 +306,7 @@ def test_a_step_without_a_checkpoint(program, copied):
 def test_fewer_samples_than_a_batch_are_drawn_all_the_same(program, copied):
     ended = program(*measuring(copied, count=10, batch=64))
     assert ended.code == 0
-    said = "config.evaluation.batch_size=64: 10 samples do not fill a batch, and are drawn as one"
+    said = "config.evaluation.batch_size=64: 10 samples do not fill a batch, and are saved as one"
     assert ended.out.splitlines()[0] == said
     assert result(copied, 10)["protocol"]["samples"]["count"] == 10
 
