@@ -63,7 +63,9 @@ def evaluate(config: Config, workdir: epath.Path, prepare_command: str, stop: St
     count = config.evaluation.num_samples
     if config.evaluation.batch_size > count:
         batch = config.evaluation.batch_size
-        say(f"config.evaluation.batch_size={batch}: {count} samples do not fill a batch, and are saved as one")
+        say(
+            f"config.evaluation.batch_size={batch}: {count} samples do not fill a batch, and are saved as one"
+        )
 
     drawn_from = {
         **({} if config.data.name == "points" else {"bytes": "by truncation"}),

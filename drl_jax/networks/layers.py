@@ -71,8 +71,8 @@ class Convolution(nn.Module):
 
 
 def embed_level(t: jax.Array, width: int) -> jax.Array:
-    """Sinusoids of the level, [batch, width] in float32: sines, then cosines, at frequencies 1 … 1e-4."""
+    """Sinusoids of the level, [batch, width]: sines, then cosines, at frequencies 1 … 1e-4."""
     half = width // 2
     frequencies = jnp.exp(jnp.arange(half) * -(jnp.log(1e4) / (half - 1)))
-    angles = t[:, None].astype(jnp.float32) * frequencies[None, :].astype(jnp.float32)
+    angles = t[:, None] * frequencies[None, :]
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)

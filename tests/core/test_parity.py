@@ -3,7 +3,8 @@ it was made.
 
 In double precision the two agree to rounding. In single precision the tolerances are what the
 authors' own code in single precision differs by from itself: energies 4e-6, their gradients 1.6e-6
-(without a kink), loss 2e-6, gradients of weights 1e-5, relative to the largest entry.
+(without a kink), loss 2e-6, gradients of weights 1e-5, relative to the largest entry; states of chains
+2e-6.
 """
 
 from functools import cache, partial
@@ -117,25 +118,7 @@ def assert_gradient_close(actual, arrays, name, tolerance, stride):
 
 
 @pytest.fixture
-def double_sinusoids(monkeypatch):
-    """Gives the networks the sinusoids of the level in double precision, as the authors' code had
-    them there.
-
-    Ours are float32 at every precision, which moves energies by 2e-8: nothing beside float32, much
-    beside the 1e-12 that double precision can show. test_embedding_of_the_level is about the
-    product's own.
-    """
-
-    def embed_level(t, width):
-        half = width // 2
-        angles = t[:, None] * np.exp(np.arange(half) * -(np.log(1e4) / (half - 1)))[None, :]
-        return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
-
-    monkeypatch.setattr(residual_module, "embed_level", embed_level)
-
-
-@pytest.fixture
-def float64(double_sinusoids):
+def float64():
     with jax.enable_x64(True):
         yield jnp.float64
 
@@ -272,19 +255,11 @@ def test_diffuse(replay):
     np.testing.assert_allclose(x_next, expected["tilde_x"], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 4e-5)])
-def test_chain_of_a_network_normalised_once(dtype, tolerance, replay, request):
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_chain_of_a_network_normalised_once(dtype, replay):
     """`recovery.draw` itself, on the stored noises: tethered levels 0, 2, 3, and 5 without a
-    tether.
-
-    In single precision the authors' own states end 8e-5 from their own in double precision, beside
-    a largest of 5.2, where a unit sits at its kink; two codes that each do so may be twice that
-    apart.
-    """
+    tether."""
     given, expected = authors.chain(), golden("chains")
-    if dtype == "float64":
-        request.getfixturevalue("double_sinusoids")
-
     with jax.enable_x64(dtype == "float64"):
         keys = replay(given["noises"])
 
@@ -304,7 +279,17 @@ def test_chain_of_a_network_normalised_once(dtype, tolerance, replay, request):
         for name, start in (("frozen_u", None), ("warm_frozen_u", under(expected, "u_warm/"))):
             x = draw(*weights(authors.RELU, dtype, start), x_next)
             assert x.dtype == dtype
-            assert_close(x, expected[f"{name}/x"], tolerance)
+            if dtype == "float64":
+                assert_close(x, expected[f"{name}/x"], 1e-12)
+                continue
+            # Numbers of size 5, a few roundings of 2^-24 each. In one example a unit sits at its kink:
+            # there the authors' own single precision ends 8e-5 from their double; two codes that do so
+            # may be twice that apart.
+            tolerance = np.full(len(x), 2e-6)
+            if name == "frozen_u":
+                tolerance[2] = 1.6e-4
+            deviation = np.max(np.abs(x - expected[f"{name}/x"]), axis=(1, 2, 3))
+            assert np.all(deviation <= tolerance), deviation
 
 
 def test_chain_whose_vectors_move_at_every_call(float64, replay):
@@ -380,11 +365,9 @@ def test_loss_and_gradient_of_every_weight(float64):
 def test_loss_and_gradient_in_single_precision():
     expected = golden("losses")
     warm = weights(authors.RELU, jnp.float32, under(expected, "u_warm/"))
-    (loss, (_, negative)), gradient = loss_and_gradient(jnp.float32)(*warm)
-    # The loss and its gradient are differences between two energies, eighty times smaller than what
-    # is rounded. So the loss is held to the size of the energies, gradients to the largest entry of
-    # them all.
-    assert abs(loss - expected["warm/loss"]) <= 2e-6 * np.max(np.abs(negative))
+    (loss, _), gradient = loss_and_gradient(jnp.float32)(*warm)
+    assert_close(loss, expected["warm/loss"], 2e-6)
+    # A gradient is a difference between two of the energies' own, and held to the largest entry of all.
     ours = flat(gradient)
     names = under(expected, "warm/grad/")
     kept = [authors.thin(ours[path(name)], authors.WEIGHT_STRIDE) for name in names]
