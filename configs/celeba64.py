@@ -1,6 +1,7 @@
 """CelebA at 64x64, unconditional: the paper's six levels.
 
-The set comes from tensorflow-datasets (`prepare`); or take the aligned JPEGs, a folder or a zip:
+The set comes from tensorflow-datasets (`prepare`), whose split "train" has 162,770 faces; or take the aligned
+JPEGs, a folder or a zip. Then all 202,599 faces are used, those of validation and test too:
     --config.data.name=folder --config.data.path=img_align_celeba.zip
 """
 

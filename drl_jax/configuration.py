@@ -5,6 +5,7 @@ into plain arguments; nothing below it sees a ConfigDict.
 """
 
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -66,8 +67,9 @@ def base() -> Config:
     config.levels = ConfigDict()
     config.levels.count = 6  # T: 1 … 501, or 1000
     config.levels.b_squared = 2e-4  # b²: s_t² = b² σ²_{t+1} (σ_cum[t] / σ_cum[0])^growth
-    config.levels.growth = 1.0  # 1 in the authors' code
-    config.levels.temperature = "step"  # F = f / temperature: step (s_t²), noise (σ_cum[t+1]) or one
+    config.levels.growth = placeholder(float)  # 1, or 0 with 1000 levels, if not given
+    config.levels.temperature = placeholder(str)  # F = f / it: step (s_t²), noise (σ_cum[t+1]) or one;
+    # step, or noise with 1000 levels, if not given
 
     config.langevin = ConfigDict()
     config.langevin.steps = 30  # K, per level
@@ -117,6 +119,26 @@ def base() -> Config:
     config.evaluation.inception_sha256 = "6726825d"  # how its SHA-256 begins
     config.evaluation.step = placeholder(int)  # of the checkpoint to sample and evaluate; none: the newest
     return config
+
+
+def require_keys(config: Any, file: str) -> None:
+    """Raises UserError if a config file of a user's own did not make a config of this program."""
+    if not isinstance(config, ConfigDict):
+        made = type(config).__name__
+        raise UserError(
+            f"--config={file}: get_config returns a {made}; a ConfigDict is expected, as "
+            "drl_jax.configuration.base() makes it"
+        )
+    keys, expected = (
+        # Each network has keys of its own; its constructor knows them.
+        {key for key, _ in flatten(each) if key == "network.name" or not key.startswith("network.")}
+        for each in (config, base())
+    )
+    for wrong, what in ((expected - keys, "lacks"), (keys - expected, "has an unknown key")):
+        if wrong:
+            raise UserError(
+                f"--config={file} {what} config.{min(wrong)}; drl_jax.configuration.base() has all keys"
+            )
 
 
 def check(config: Config) -> None:
@@ -180,14 +202,32 @@ def changes(old: Config, config: Config, workdir: str) -> list[str]:
     return list(changed.values())
 
 
-def _number(low: float, high: float = float("inf"), *, without_low: bool = False):
+def _number(low: float, high: float | None = None, *, without_low: bool = False):
     def is_right(value) -> bool:
         above = low < value if without_low else low <= value
-        return above and value <= high
+        return above and value <= (sys.float_info.max if high is None else high)
 
-    if high == float("inf"):
-        return is_right, f"{'above' if without_low else 'at least'} {low}"
+    if high is None:
+        return is_right, f"{'above' if without_low else 'at least'} {low}, and finite"
     return is_right, f"between {low} and {high}"
+
+
+def _decay():
+    return (lambda value: 0 <= value < 1), "at least 0 and below 1"
+
+
+def _whole_numbers(low: int, *, fewest: int = 0):
+    """A tuple of ints."""
+
+    def is_right(value) -> bool:
+        return len(value) >= fewest and all(isinstance(v, int) and v >= low for v in value)
+
+    return is_right, f"whole numbers of at least {low}" + (f", at least {fewest} of them" if fewest else "")
+
+
+def _crop(value) -> bool:
+    right = value is None or (len(value) == 4 and all(isinstance(v, int) for v in value))
+    return right and (value is None or (min(value[:2]) >= 0 and value[2] == value[3] > 0))
 
 
 def _one_of(*names: str):
@@ -201,35 +241,45 @@ def _if_given(rule):
 _RULES = {
     "data.image_size": _number(1),
     "data.colors": ((lambda value: value in (1, 3)), "3 (RGB) or 1 (grey)"),
-    "data.crop": (
-        (lambda v: v is None or (len(v) == 4 and min(v) >= 0 and min(v[2:]) > 0)),
-        "(top, left, height, width) in pixels",
-    ),
+    "data.crop": (_crop, "(top, left, height, width) in pixels, a square"),
     "data.batch_size": _number(1),
     "data.timeout": _number(0, 1e6, without_low=True),
     "network.name": _one_of("residual", "points"),
+    "network.channels": (
+        (lambda value: value >= 4 and value % 2 == 0),
+        "even and at least 4: half of them are sines of the level, half cosines",
+    ),
+    "network.multipliers": _whole_numbers(1, fewest=1),
+    "network.blocks": _number(1),
+    "network.attention": _whole_numbers(1),
     "network.dtype": _one_of("float32", "bfloat16"),
+    "network.width": _number(1),
+    "network.depth": _number(0),
+    "network.frequencies": _number(1),
+    "network.lowest": _number(0, without_low=True),
+    "network.highest": _number(0, without_low=True),
     "levels.count": (
         (lambda value: 1 <= value <= 501 or value == 1000),
         "1 to 501 (levels cut out of the chain of 1000), or 1000",
     ),
     "levels.b_squared": _number(0, without_low=True),
-    "levels.temperature": _one_of("step", "noise", "one"),
+    "levels.growth": _if_given(_number(0)),
+    "levels.temperature": _if_given(_one_of("step", "noise", "one")),
     "langevin.steps": _number(1),
     "langevin.noise_scale": _number(0),
     "langevin.spread": _if_given(_number(1)),
     "optimizer.learning_rate": _number(0, without_low=True),
     "optimizer.warmup_steps": _number(0),
     "optimizer.decay_steps": _if_given(_number(1)),
-    "optimizer.beta1": _number(0, 1),
-    "optimizer.beta2": _number(0, 1),
+    "optimizer.beta1": _decay(),
+    "optimizer.beta2": _decay(),
     "optimizer.epsilon": _number(0),
     "optimizer.clip_norm": _if_given(_number(0, without_low=True)),
     "spectral.iterations": _number(1),
     "spectral.warm_up": _number(0),
     "training.steps": _number(1),
     "training.seed": _number(0, 2**31 - 1),
-    "training.ema_decay": _number(0, 1),
+    "training.ema_decay": _decay(),
     "training.energy_penalty": _number(0),
     "training.log_every": _number(1),
     "checkpoint.every": _number(1),

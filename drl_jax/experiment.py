@@ -54,6 +54,17 @@ def build(config: Config) -> Experiment:
                 f"config.data.image_size={config.data.image_size} and "
                 f"config.network.multipliers={network['multipliers']}: {error}"
             ) from None
+        halvings = range(len(network["multipliers"]))
+        sides = [config.data.image_size >> i for i in halvings]
+        if not set(network["attention"]) <= set(sides):
+            raise UserError(
+                f"config.network.attention={network['attention']}: the network has the sides "
+                f"{', '.join(map(str, sides))}"
+            )
+    elif network["lowest"] > network["highest"]:
+        raise UserError(
+            f"config.network.lowest={network['lowest']} is above config.network.highest={network['highest']}"
+        )
     if config.langevin.spread is not None and config.langevin.noise_scale != 1:
         raise UserError(
             f"config.langevin.noise_scale={config.langevin.noise_scale} is not possible with "
@@ -105,6 +116,8 @@ def _shape(config: Config) -> tuple[int, ...]:
             f"config.network.name={config.network.name!r} does not fit "
             f"config.data.name={config.data.name!r}: points need the network 'points', pictures 'residual'"
         )
+    if points and config.data.flip:
+        raise UserError("config.data.flip=True is not possible with points, which have no left and right")
     if points:
         return (2,)
     return (config.data.image_size, config.data.image_size, config.data.colors)

@@ -95,7 +95,7 @@ def run(argv: Sequence[str], stop: Stop) -> None:
     if arguments.show:
         print(json.dumps(config.to_dict(), indent=1))
         return
-    if command not in ("prepare", "check") and workdir is None:
+    if command not in ("prepare", "check") and not workdir:
         raise UserError(f"--workdir is missing: the folder of the run that `{command}` is about")
     folder = epath.Path(workdir or "").expanduser()
     if not folder.is_absolute():  # Orbax takes no relative path; gs://… is absolute
@@ -176,6 +176,7 @@ def parse(argv: Sequence[str]) -> Arguments:
             ValueError,
         ) as error:
             raise UserError(_one_line(error, given)) from None
+    configuration.require_keys(config, given or str(saved))
     if rest:
         raise UserError(f"{rest[0]!r} is not a flag; flags are written --config.KEY=VALUE")
     return Arguments(config, _prepare_command(argv, saved), workdir, bool(known["show"].value))
@@ -185,7 +186,9 @@ def _prepare_command(argv: Sequence[str], saved: epath.Path | None) -> str:
     """The line that prepares the data of a command: without its folder, which the data know."""
     data = [a for a in argv if a.startswith("--config.data.") and not a.startswith("--config.data.data_dir=")]
     file = next((a for a in argv if a.startswith("--config=")), f"--workdir={saved and saved.parent}")
-    return shlex.join(["python", "-m", "drl_jax", "prepare", file, *data])
+    called = sys.argv[0]  # as the program was started, so that the line works where that worked
+    program = [called] if os.path.basename(called) == "drl-jax" else [sys.executable, "-m", "drl_jax"]
+    return shlex.join([*program, "prepare", file, *data])
 
 
 @contextmanager
@@ -208,6 +211,8 @@ def _one_line(error: Exception, config_file: str | None) -> str:
     if "Traceback" in text:
         reason = text.strip().splitlines()[-1].partition(": ")
         text = reason[2] or reason[0]
+        if text.endswith("has no attribute 'get_config'"):
+            text = "it has no function get_config()"
         if "get_config() takes" in text:
             file, _, argument = (config_file or "").rpartition(":")
             text = f"{file} takes no argument {argument!r}"

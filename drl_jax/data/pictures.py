@@ -36,7 +36,7 @@ class Framing:
         if self.image_size < 1:
             raise UserError(f"data.image_size={self.image_size} must be at least 1")
         if self.channels not in _MODES:
-            raise UserError(f"data.channels={self.channels} must be 1 (grey) or 3 (RGB)")
+            raise UserError(f"data.colors={self.channels} must be 1 (grey) or 3 (RGB)")
         if self.crop is not None:
             top, left, height, width = self.crop
             if min(top, left) < 0 or height < 1 or height != width:

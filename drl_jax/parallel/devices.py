@@ -104,16 +104,18 @@ def _join() -> int:
     # JAX's own notice of SIGTERM would take the place of the program's.
     jax.config.update("jax_enable_preemption_service", False)
     if "JAX_NUM_PROCESSES" in environment:  # by hand, and Kubeflow's Trainer: JAX itself reads none of these
-        count = int(environment["JAX_NUM_PROCESSES"])
+        count = _whole("JAX_NUM_PROCESSES")
         try:
-            address, index = environment["JAX_COORDINATOR_ADDRESS"], environment["JAX_PROCESS_ID"]
+            address, index = environment["JAX_COORDINATOR_ADDRESS"], _whole("JAX_PROCESS_ID")
         except KeyError as missing:
             raise UserError(
                 f"JAX_NUM_PROCESSES={count} is set and {missing.args[0]} is not: a job of several processes "
                 "needs JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES, JAX_PROCESS_ID"
             ) from None
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.distributed.initialize(address, count, int(index))
+        if not 0 <= index < count:
+            raise UserError(f"JAX_PROCESS_ID={index} is not possible: it must be from 0 to {count - 1}")
+        jax.distributed.initialize(address, count, index)
         return count
     several = (
         int(environment.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in environment,
@@ -211,6 +213,14 @@ def describe() -> str:
         f"{len(devices)} {kind} device{'s' * (len(devices) > 1)} "
         f"in {processes} process{'es' * (processes > 1)}"
     )
+
+
+def _whole(variable: str) -> int:
+    """The number in an environment variable. Raises KeyError if there is none, UserError for another text."""
+    value = os.environ[variable]
+    if not value.isdecimal():
+        raise UserError(f"{variable}={value} is not possible: it must be a whole number")
+    return int(value)
 
 
 def _divisor(batch_size: int, most: int) -> int:

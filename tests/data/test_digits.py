@@ -40,7 +40,6 @@ def test_a_second_opening_writes_nothing(data_dir):
     assert {(e.path, e.stat().st_mtime_ns) for e in os.scandir(f"{data_dir}/digits/1.0.0")} == files
 
 
-@pytest.mark.multiprocess
 def test_processes_that_start_at_once_share_one_set(tmp_path):
     program = (
         "import numpy as np; from drl_jax.data.sources import open_source; "

@@ -86,7 +86,7 @@ def test_a_picture_smaller_than_the_crop_is_named_with_its_size():
     ("options", "problem"),
     [
         ({"image_size": 0}, "data.image_size=0"),
-        ({"image_size": 8, "channels": 4}, "data.channels=4"),
+        ({"image_size": 8, "channels": 4}, "data.colors=4"),
         ({"image_size": 8, "crop": (0, 0, 8, 9)}, "data.crop="),
         ({"image_size": 8, "crop": (-1, 0, 8, 8)}, "data.crop="),
     ],

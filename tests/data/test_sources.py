@@ -126,7 +126,7 @@ def test_points_are_drawn_once_from_their_density():
         ({"name": "folder", "path": "."}, r"data.image_size must be set"),
         ({"name": "folder", "path": "no/where", "image_size": 8}, r"data.path='no/where' does not"),
         ({"name": "folder", "path": __file__, "image_size": 8}, r"is not a zip"),
-        ({"name": "cifar10", "channels": 2}, r"data.channels=2"),
+        ({"name": "cifar10", "channels": 2}, r"data.colors=2"),
         ({"name": "cifar10", "crop": (0, 0, 40, 40)}, r"data.crop=.*cifar10 train example"),
     ],
 )

@@ -1,5 +1,6 @@
 """Running the program in this process, on small versions of the real configs."""
 
+import re
 from pathlib import Path
 
 import jax
@@ -33,7 +34,8 @@ def program(capfd):
 
     def run(*arguments: str) -> Outcome:
         capfd.readouterr()
-        given = [a.replace("--config=", f"--config={CONFIGS}/") for a in arguments]
+        named = re.compile(r"^--config=(?!/)")
+        given = [named.sub(f"--config={CONFIGS}/", a) for a in arguments]
         with pytest.raises(SystemExit) as exit_:
             main(given)
         return Outcome(exit_.value.code, capfd.readouterr())

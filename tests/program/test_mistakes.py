@@ -1,10 +1,13 @@
 """Every mistake of a user: one line that names key, value and remedy, exit code 1, nothing written."""
 
+import sys
+
 import pytest
 from etils import epath
 
 from drl_jax import configuration
 from drl_jax.errors import UserError
+from drl_jax.experiment import build
 from drl_jax.main import parse
 from tests.program.conftest import CONFIGS, small
 
@@ -44,7 +47,7 @@ MISTAKES = {
         ["config.levels.count=700", "1 to 501", "1000"],
     ),
     "growth of the linear chain": (
-        ["train", DIGITS, "--workdir={dir}", "--config.levels.count=1000"],
+        ["train", DIGITS, "--workdir={dir}", "--config.levels.count=1000", "--config.levels.growth=1"],
         ["config.levels", "growth", "1000"],
     ),
     "one of several names": (
@@ -54,6 +57,19 @@ MISTAKES = {
     "side that cannot be halved": (
         ["train", DIGITS, "--workdir={dir}", "--config.data.image_size=9"],
         ["config.data.image_size=9", "config.network.multipliers=(1, 2)", "divisible by 2"],
+    ),
+    "an unset variable for a workdir": (["train", DIGITS, "--workdir="], ["--workdir is missing"]),
+    "mirrored points": (
+        ["train", "--config=points.py", "--workdir={dir}", "--config.data.flip=True"],
+        ["config.data.flip=True", "points"],
+    ),
+    "attention where there is no such side": (
+        ["train", DIGITS, "--workdir={dir}", "--config.network.attention=(10,)"],
+        ["config.network.attention=(10,)", "8, 4"],
+    ),
+    "frequencies that fall": (
+        ["train", "--config=points.py", "--workdir={dir}", "--config.network.lowest=50.0"],
+        ["config.network.lowest=50.0", "config.network.highest=20.0"],
     ),
     "batch over devices": (
         ["train", DIGITS, "--workdir={dir}", "--config.data.batch_size=6"],
@@ -66,7 +82,7 @@ MISTAKES = {
     "unknown density": (["train", "--config=points.py:square", "--workdir={dir}"], ["square", "ring"]),
     "data not prepared": (
         ["train", "--config=cifar10.py", "--workdir={dir}", "--config.data.data_dir={dir}/none"],
-        ["data.name='cifar10'", "python -m drl_jax prepare --config=", "cifar10.py", "/none"],
+        ["data.name='cifar10'", f"{sys.executable} -m drl_jax prepare --config=", "cifar10.py", "/none"],
     ),
     "other data not prepared": (
         [
@@ -102,6 +118,73 @@ def test_a_mistake_ends_in_one_line(mistake, program, tmp_path):
     assert not workdir.exists()
 
 
+IMPOSSIBLE = [
+    ("digits.py", "network.channels=0", "even and at least 4"),
+    ("digits.py", "network.channels=5", "even and at least 4"),
+    ("digits.py", "network.multipliers=()", "whole numbers of at least 1, at least 1 of them"),
+    ("digits.py", "network.multipliers=(1,1.5)", "whole numbers of at least 1"),
+    ("digits.py", "network.multipliers=('a',)", "whole numbers of at least 1"),
+    ("digits.py", "network.blocks=0", "at least 1"),
+    ("digits.py", "data.crop=(0,0,4.5,4.5)", "(top, left, height, width)"),
+    ("digits.py", "data.crop=('a',0,1,1)", "(top, left, height, width)"),
+    ("digits.py", "data.crop=(0,0,4,5)", "a square"),
+    ("digits.py", "optimizer.beta1=1.0", "at least 0 and below 1"),
+    ("digits.py", "optimizer.beta2=1.0", "at least 0 and below 1"),
+    ("digits.py", "optimizer.learning_rate=inf", "above 0, and finite"),
+    ("digits.py", "optimizer.learning_rate=nan", "above 0, and finite"),
+    ("digits.py", "training.ema_decay=1.0", "at least 0 and below 1"),
+    ("digits.py", "levels.growth=inf", "at least 0, and finite"),
+    ("digits.py", "evaluation.rows=0", "at least 1"),
+    ("points.py", "network.width=0", "at least 1"),
+    ("points.py", "network.depth=-1", "at least 0"),
+    ("points.py", "network.lowest=0.0", "above 0"),
+]
+
+
+@pytest.mark.parametrize(("config", "given", "right"), IMPOSSIBLE, ids=lambda value: value.split("=")[0])
+def test_an_impossible_value_is_refused_before_anything_else(config, given, right):
+    key = given.split("=")[0]
+    with pytest.raises(UserError, match=rf"^config\.{key}=.* is not possible: it must be ") as refused:
+        build(parse([f"--config={CONFIGS}/{config}", f"--config.{given}"]).config)
+    assert right in str(refused.value)
+
+
+OWN_FILES = {
+    "def get_config():\n    return {'data': 1}": ["get_config returns a dict", "ConfigDict"],
+    "from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({'data': {}})": [
+        "lacks config.checkpoint.best_of"
+    ],
+    "from drl_jax.configuration import base\ndef get_config():\n    c = base()\n    c.data.sise = 3\n"
+    "    return c": ["has an unknown key config.data.sise"],
+    "x = 1": ["it has no function get_config()"],
+}
+
+
+@pytest.mark.parametrize("number", range(len(OWN_FILES)))
+def test_a_config_file_that_makes_no_config(number, program, tmp_path):
+    content, expected = list(OWN_FILES.items())[number]
+    file = tmp_path / f"own_{number}.py"  # modules of one name are loaded once
+    file.write_text(content)
+    ended = program("train", f"--config={file}", f"--workdir={tmp_path}/run")
+    assert ended.code == 1
+    assert ended.err.count("\n") == 1, ended.err
+    for text in [f"--config={file}", *expected]:
+        assert text in ended.err, ended.err
+
+
+@pytest.mark.parametrize(
+    ("count", "index", "told"),
+    [("two", "0", "JAX_NUM_PROCESSES=two"), ("2", "x", "JAX_PROCESS_ID=x"), ("2", "2", "JAX_PROCESS_ID=2")],
+)
+def test_a_job_that_cannot_be(count, index, told, program, tmp_path, monkeypatch):
+    for name, value in (("NUM_PROCESSES", count), ("PROCESS_ID", index), ("COORDINATOR_ADDRESS", "x:1")):
+        monkeypatch.setenv(f"JAX_{name}", value)
+    ended = program("train", DIGITS, f"--workdir={tmp_path}/run", f"--config.data.data_dir={tmp_path}")
+    assert ended.code == 1
+    assert told in ended.err
+    assert ended.err.count("\n") == 1, ended.err
+
+
 def test_a_workdir_that_cannot_be_written(program, tmp_path):
     (tmp_path / "file").write_text("")
     ended = program("train", DIGITS, f"--workdir={tmp_path}/file/run", *small())
@@ -132,6 +215,8 @@ def test_data_that_are_gone_and_a_config_that_is_no_program(program, tmp_path):
     ended = program("train", f"--workdir={tmp_path}")
     assert ended.code == 1
     assert ended.err.count("\n") == 1, ended.err
-    assert f"run: python -m drl_jax prepare --workdir={tmp_path} --config.data.data_dir=" in ended.err
+    assert (
+        f"run: {sys.executable} -m drl_jax prepare --workdir={tmp_path} --config.data.data_dir=" in ended.err
+    )
     with pytest.raises(UserError, match=r"--config=.*config.json"):
         parse([f"--config={tmp_path}/config.json"])

@@ -12,6 +12,7 @@ from PIL import Image
 from drl_jax import configuration
 from drl_jax.experiment import build
 from drl_jax.main import parse
+from drl_jax.noise import make_levels
 from drl_jax.parallel.devices import place
 from drl_jax.training.checkpoints import FOLDER, load
 from tests.program.conftest import CONFIGS, small
@@ -155,6 +156,60 @@ def test_every_config_builds(config, parameters):
     assert parameters in (None, count)
 
 
+COMMON = {
+    "data.flip": True,
+    "network.channels": 128,
+    "network.attention": (),
+    "levels.b_squared": 2e-4,
+    "langevin.steps": 30,
+    "langevin.noise_scale": 0.99,
+    "langevin.spread": None,
+    "optimizer.learning_rate": 1e-4,
+    "optimizer.warmup_steps": 1000,
+    "optimizer.decay_steps": None,
+    "optimizer.beta2": 0.999,
+    "optimizer.epsilon": 1e-7,
+    "optimizer.clip_norm": None,
+    "spectral.iterations": 1,
+    "training.steps": 240_000,
+    "training.ema_decay": 0.999,
+    "training.energy_penalty": 0.0,
+}
+PAPER = {
+    # side, batch, crop, multipliers, blocks, beta1
+    "cifar10.py:t6": (32, 256, None, (1, 2, 2, 2), 8, 0.9),
+    "cifar10.py:small": (32, 256, None, (1, 2, 2, 2), 2, 0.9),
+    "celeba64.py": (64, 128, (20, 0, 178, 178), (1, 2, 2, 2, 4), 6, 0.5),
+    "lsun64.py:church": (64, 128, None, (1, 2, 2, 2, 4), 2, 0.9),
+    "lsun64.py:bedroom": (64, 128, None, (1, 2, 2, 2, 4), 2, 0.9),
+    "lsun128.py:church": (128, 64, None, (1, 2, 2, 2, 4, 4), 2, 0.5),
+    "lsun128.py:bedroom": (128, 64, None, (1, 2, 2, 2, 4, 4), 5, 0.5),
+}
+
+
+@pytest.mark.parametrize("config", PAPER)
+def test_configs_are_those_of_the_paper(config):
+    # From the paper's appendix and, where it is silent, the authors' code.
+    keys = (
+        "data.image_size", "data.batch_size", "data.crop", "network.multipliers", "network.blocks",
+        "optimizer.beta1",
+    )  # fmt: skip
+    expected = COMMON | dict(zip(keys, PAPER[config], strict=True))
+    parsed = parse([f"--config={CONFIGS}/{config}"]).config
+    got = dict(configuration.flatten(parsed))
+    assert {key: got[key] for key in expected} == expected
+    # Six levels with the step as temperature and growing steps: T6, whose numbers test_noise.py has.
+    levels, t6 = build(parsed).levels, make_levels(6, growth=1.0, temperature="step")
+    for ours, theirs in zip(levels, t6, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_thousand_levels_need_nothing_but_their_number():
+    levels = build(parse([f"--config={CONFIGS}/cifar10.py", "--config.levels.count=1000"]).config).levels
+    np.testing.assert_array_equal(levels.temperature, levels.sigma_cum[1:])
+    np.testing.assert_allclose(levels.step_squared, 2e-4 * levels.sigma[1:] ** 2)
+
+
 @pytest.mark.parametrize("config", ["cifar10.py:small", "celeba64.py", "lsun128.py"])
 def test_picture_configs_train_when_shrunk(config, program, tmp_path):
     # Any folder of pictures stands in for the sets that are not at hand.
@@ -183,7 +238,7 @@ def test_points_train(program, tmp_path):
         "--config.levels.count=2",
         "--config.data.batch_size=4",
         "--config.evaluation.num_samples=4",
-        "--config.evaluation.batch_size=4",
+        "--config.evaluation.rows=1",
     )
     assert ended.code == 0, ended.err
     assert "total_variation" in ended.out
