@@ -182,7 +182,7 @@ def flatten(config: Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{name}", tuple(value) if isinstance(value, list | tuple) else value
 
 
-def changes(old: Config, config: Config, workdir: str) -> list[str]:
+def changes(old: Config | Mapping[str, Any], config: Config, workdir: str) -> list[str]:
     """What is not as it was when the run in `workdir` began, a line a key.
 
     Raises UserError, naming each key that may not change within a run, if one did.

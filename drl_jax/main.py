@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, NoReturn
@@ -15,7 +16,7 @@ from ml_collections import config_flags
 from drl_jax import __version__, configuration
 from drl_jax.configuration import Config
 from drl_jax.errors import UserError
-from drl_jax.parallel.stopping import EXIT_CODE, Stop, Stopped, listening
+from drl_jax.parallel.stopping import EXIT_CODE, Stop, Stopped, interruptible, listening
 
 COMMANDS = {
     "train": "train a model, or go on with the one in --workdir",
@@ -41,39 +42,47 @@ flags:
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Runs a command and exits: 0 when it is done, 1 with one line for what a restart would not mend, 42
-    when a signal stopped it and the same line again goes on."""
+    when the same line again goes on: a signal stopped it, or another process of the job is gone."""
     with listening() as stop:
-        code = _run(list(sys.argv[1:] if argv is None else argv), stop)
-        if code == 1 and "jax" in sys.modules:  # or nothing has joined a job yet
+        try:
+            code, together = _run(list(sys.argv[1:] if argv is None else argv), stop)
+        except Exception:  # an error of ours, or of the machine
+            traceback.print_exc()
+            code, together = 1, False
+        if not together and "jax" in sys.modules:  # or nothing has joined a job yet
             from drl_jax.parallel import devices
 
             devices.abandon(code)
     sys.exit(code)
 
 
-def _run(argv: Sequence[str], stop: Stop) -> int:
+def _run(argv: Sequence[str], stop: Stop) -> tuple[int, bool]:
+    """The exit code, and whether all processes of the job end alike."""
     try:
         run(argv, stop)
-        return 0
+        return 0, True
     except Stopped as stopped:
         print(f"drl-jax: {stopped}", file=sys.stderr)
-        return EXIT_CODE
+        return EXIT_CODE, True
     except UserError as error:
         print(f"drl-jax: {error}", file=sys.stderr)
     except ImportError as error:  # what a path of gs://… needs and an installation may not have
         print(f"drl-jax: {error}", file=sys.stderr)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         from drl_jax.parallel import devices
 
         if not devices.is_lost_peer(error):
             raise
-        print("drl-jax: another process of the job has ended; checkpoints are kept", file=sys.stderr)
+        reason = " ".join(str(error).split())[:120]
+        kept = "checkpoints are kept; start again to go on"
+        print(f"drl-jax: another process of the job has ended ({reason}); {kept}", file=sys.stderr)
+        return EXIT_CODE, False
     except BrokenPipeError:  # whoever read the output has had enough; the interpreter's last flush too
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:  # a full disk, a folder that is gone
         where = "" if error.filename is None else f"{error.filename}: "
         print(f"drl-jax: {where}{error.strerror or error}; checkpoints are kept", file=sys.stderr)
-    return 1
+    return 1, False
 
 
 def run(argv: Sequence[str], stop: Stop) -> None:
@@ -125,7 +134,8 @@ def run(argv: Sequence[str], stop: Stop) -> None:
         case _:
             from drl_jax.commands.prepare import prepare
 
-            prepare(config)
+            with interruptible():
+                prepare(config)
 
 
 class Arguments(NamedTuple):
@@ -208,11 +218,11 @@ def _one_line(error: Exception, config_file: str | None) -> str:
         return f"--config={config_file}: there is no such file"
     if isinstance(error, NameError | SyntaxError):
         return f"--config={config_file} is no config file: {' '.join(text.split())}"
+    if "has no attribute 'get_config'" in text:
+        return f"--config={config_file}: it has no function get_config()"
     if "Traceback" in text:
         reason = text.strip().splitlines()[-1].partition(": ")
         text = reason[2] or reason[0]
-        if text.endswith("has no attribute 'get_config'"):
-            text = "it has no function get_config()"
         if "get_config() takes" in text:
             file, _, argument = (config_file or "").rpartition(":")
             text = f"{file} takes no argument {argument!r}"

@@ -10,7 +10,8 @@ import numpy as np
 from drl_jax import spectral
 from drl_jax.experiment import Experiment
 from drl_jax.networks import bind
-from drl_jax.parallel.devices import AXIS, Placement
+from drl_jax.parallel.devices import AXIS, Placement, heeding
+from drl_jax.parallel.stopping import Stop
 from drl_jax.synthesis import synthesize
 from drl_jax.training.step import example_keys
 from drl_jax.types import Tree
@@ -42,6 +43,7 @@ class Sampler:
         self,
         experiment: Experiment,
         placement: Placement,
+        stop: Stop,
         *,
         rows: int,
         seed: int,
@@ -49,7 +51,7 @@ class Sampler:
         noise_scale: float,
         spread: float | None,
     ):
-        self._placement, self._rows, self._seed = placement, rows, seed
+        self._placement, self._stop, self._rows, self._seed = placement, stop, rows, seed
         whole, parts = placement.replicated.spec, placement.batched.spec
 
         def draw_rows(key, params, first):
@@ -84,13 +86,18 @@ class Sampler:
         self, weights: Weights, count: int, *, start: int = 0
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields samples `start` … `count` − 1 [n, *shape], some at a time, each time with the process
-        [T + 1, at most SHOWN, *shape] of the first of them."""
+        [T + 1, at most SHOWN, *shape] of the first of them. All processes take all of them.
+
+        Raises Stopped, between two, if one of several processes was told to stop."""
         key = self._placement.replicate(jax.random.key(self._seed))
         at_once = self._rows * self._placement.num_devices
-        for first in range(start - start % self._rows, count, at_once):
-            x, process = jax.device_get(self._draw(key, weights, np.int32(first)))
-            wanted = slice(max(start - first, 0), count - first)
-            yield x[wanted], process[:, wanted]
+        with heeding(self._stop) as check:
+            for first in range(start - start % self._rows, count, at_once):
+                x, process = jax.device_get(self._draw(key, weights, np.int32(first)))
+                check()
+                wanted = slice(max(start - first, 0), count - first)
+                yield x[wanted], process[:, wanted]
+            check()
 
 
 def not_finite(samples: np.ndarray) -> int:

@@ -20,6 +20,7 @@ from drl_jax.metrics import measures, spaces
 from drl_jax.metrics.reference import Reference, measure_data
 from drl_jax.metrics.spaces import Space
 from drl_jax.parallel.devices import Placement
+from drl_jax.parallel.stopping import Stop
 from drl_jax.sampling import Sampler, Weights
 from drl_jax.training.checkpoints import FOLDER, Checkpoint, hush, load, steps
 from drl_jax.training.loop import Say
@@ -46,11 +47,12 @@ def changes(workdir: epath.Path, config: Config) -> list[str]:
     return configuration.changes(configuration.load(saved), config, str(workdir))
 
 
-def make_sampler(config: Config, experiment: Experiment, placement: Placement) -> Sampler:
+def make_sampler(config: Config, experiment: Experiment, placement: Placement, stop: Stop) -> Sampler:
     """The sampler of `config.evaluation`, on all devices."""
     return Sampler(
         experiment,
         placement,
+        stop,
         rows=config.evaluation.rows,
         seed=config.evaluation.seed,
         num_steps=config.langevin.steps,

@@ -37,7 +37,7 @@ from drl_jax.parallel.stopping import Stop
 from drl_jax.reporting import provenance, records
 from drl_jax.sampling import Sampler, Weights, not_finite
 from drl_jax.training.loop import Say
-from drl_jax.training.packing import pack
+from drl_jax.training.packing import digest
 
 FOLDER = "evaluations"  # in the workdir: one folder per set of samples
 
@@ -59,7 +59,7 @@ def evaluate(config: Config, workdir: epath.Path, prepare_command: str, stop: St
     placement, (say, warn) = devices.place(), voices()
     checkpoint, weights = load_weights(workdir, config, experiment, placement, warn)
     spaces = make_spaces(config, metrics, experiment.shape, placement)
-    sampler, domain = make_sampler(config, experiment, placement), make_domain(config, experiment)
+    sampler, domain = make_sampler(config, experiment, placement, stop), make_domain(config, experiment)
     count = config.evaluation.num_samples
     if config.evaluation.batch_size > count:
         batch = config.evaluation.batch_size
@@ -71,7 +71,7 @@ def evaluate(config: Config, workdir: epath.Path, prepare_command: str, stop: St
         **({} if config.data.name == "points" else {"bytes": "by truncation"}),
         "step": checkpoint.step,
         "weights": f"average with decay {config.training.ema_decay:g}",
-        "weights_sha256": hashlib.sha256(repr(pack(weights)[1]).encode()).hexdigest(),
+        "weights_sha256": digest(weights),
         "levels": config.levels.count,
         "langevin_steps": config.langevin.steps,
         "langevin_spread": config.langevin.spread,

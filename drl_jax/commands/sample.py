@@ -23,7 +23,7 @@ def sample(config: Config, workdir: epath.Path, stop: Stop) -> None:
     stop.linger = devices.linger()
     placement, (say, warn) = devices.place(), voices()
     checkpoint, weights = load_weights(workdir, config, experiment, placement, warn)
-    sampler, domain = make_sampler(config, experiment, placement), make_domain(config, experiment)
+    sampler, domain = make_sampler(config, experiment, placement, stop), make_domain(config, experiment)
 
     began = time.monotonic()
     parts, process, broken = [], None, 0

@@ -1,11 +1,14 @@
 """`train`: trains a model, or goes on with the one in the workdir."""
 
+import hashlib
 import json
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
 import jax
+import numpy as np
 from clu import parameter_overview
 from etils import epath
 
@@ -21,6 +24,7 @@ from drl_jax.commands.common import (
 )
 from drl_jax.configuration import Config
 from drl_jax.data.pipeline import batches
+from drl_jax.data.sources import Source
 from drl_jax.errors import UserError
 from drl_jax.evaluation import Evaluation
 from drl_jax.experiment import Experiment, build, open_data
@@ -35,6 +39,7 @@ from drl_jax.training.checkpoints import FOLDER, Keep, open_checkpoints
 from drl_jax.training.guard import Limits
 from drl_jax.training.loop import Run, Say, Schedule, init_state
 from drl_jax.training.loop import train as run_training
+from drl_jax.training.packing import digest
 
 SCORES = "scores.json"  # of the last step, in the workdir
 
@@ -57,7 +62,7 @@ def train(config: Config, workdir: epath.Path, prepare_command: str, stop: Stop)
             say(line)
         evaluate = Evaluation(
             make_domain(config, experiment),
-            make_sampler(config, experiment, placement),
+            make_sampler(config, experiment, placement, stop),
             num_samples=config.evaluation.num_samples,
             metrics=metrics,
             spaces=spaces,
@@ -68,6 +73,21 @@ def train(config: Config, workdir: epath.Path, prepare_command: str, stop: Stop)
         records = opened.enter_context(open_records(workdir, warn)) if first else Nowhere()
         keep = Keep(config.checkpoint.keep, config.checkpoint.keep_every)
         checkpoints = opened.enter_context(open_checkpoints(workdir / FOLDER, keep))
+        data = _fingerprint(source)
+
+        def accept(record: Mapping[str, Any]) -> None:
+            # Its own word for what it was trained with: the workdir's file may have been edited or lost.
+            configuration.changes(record["config"], config, str(workdir))
+            before = record["data"]
+            if before["examples"] != data["examples"]:
+                raise UserError(
+                    f"config.data: there are {data['examples']} examples, and the run in --workdir={workdir} "
+                    f"is on {before['examples']}: their order would be another; take the old data, or "
+                    "another --workdir"
+                )
+            if before != data:
+                warn("config.data: the examples are not those that the run began with")
+
         began = time.monotonic()
         state, scores = run_training(
             Run(
@@ -100,13 +120,23 @@ def train(config: Config, workdir: epath.Path, prepare_command: str, stop: Stop)
                 best_of=config.checkpoint.best_of,
             ),
             limits=Limits(config.guard.spike, config.guard.loss, config.guard.reach),
-            about={"config": config.to_dict(), "machine": provenance.machine(), **provenance.versions()},
+            about={
+                "config": config.to_dict(),
+                "data": data,
+                "machine": provenance.machine(),
+                **provenance.versions(),
+            },
+            accept=accept,
         )
         seconds = time.monotonic() - began
         say(f"done in {seconds:.0f} s; samples in {workdir / 'samples'}")
         if not metrics:
             return
-        about = {"step": config.training.steps, "evaluation": config.evaluation.to_dict()}
+        about = {
+            "step": config.training.steps,
+            "weights_sha256": digest(Weights(state.ema_params, state.ema_vectors)),
+            "evaluation": config.evaluation.to_dict(),
+        }
         known = _read_scores(workdir / SCORES) if first and scores is None else {}
         if everywhere(not first or all(known.get(name) == value for name, value in about.items())):
             scores = known.get("scores", {})
@@ -117,10 +147,18 @@ def train(config: Config, workdir: epath.Path, prepare_command: str, stop: Stop)
             bounds = evaluate.bounds(Weights(untrained.ema_params, untrained.ema_vectors))
             scores = {**scores, **bounds}
             if first:
-                content = json.dumps({**about, "scores": scores}, indent=1) + "\n"
+                told = {**about, "scores": scores, "data": data, **provenance.versions()}
+                content = json.dumps(told, indent=1) + "\n"
                 storage.write(workdir / SCORES, content)
         for name, value in scores.items():
             say(f"{name:<36} {value:.4f}")
+
+
+def _fingerprint(source: Source) -> dict[str, Any]:
+    """What tells data from others, without reading them all: their number, and the SHA-256 of a few."""
+    few = source.take(np.linspace(0, len(source) - 1, 16).astype(int))
+    sha256 = hashlib.sha256(f"{few.dtype}{few.shape}".encode() + np.ascontiguousarray(few).tobytes())
+    return {"examples": len(source), "sha256_of_16": sha256.hexdigest()}
 
 
 def _check_best(config: Config, metrics: list[str]) -> None:

@@ -6,6 +6,7 @@ and the few that a dictionary of arrays is made of are followed by hand; any oth
 """
 
 import io
+import math
 import pickletools
 import struct
 import zipfile
@@ -59,6 +60,9 @@ def _open(content: bytes) -> tuple[Any, Callable[[tuple], bytes]]:
     """The program's result, and a function from a storage to its bytes."""
     if content[:2] == b"PK":
         archive = zipfile.ZipFile(io.BytesIO(content))
+        # PyTorch stores and does not compress: a file that unpacks to more than it is was made to harm.
+        if sum(info.file_size for info in archive.infolist()) > len(content):
+            raise ValueError("it is compressed, which no file of PyTorch's is")
         (program,) = [name for name in archive.namelist() if name.endswith("/data.pkl")]
         folder = program.removesuffix("data.pkl")
         return (
@@ -83,15 +87,20 @@ def _open(content: bytes) -> tuple[Any, Callable[[tuple], bytes]]:
 def _dtype(storage: tuple) -> np.dtype:
     kind = storage[1]
     if not isinstance(kind, _Name) or kind.module != "torch" or kind.name not in _TYPES:
-        raise ValueError(f"it holds arrays of a type that is not read, {kind}")
+        raise ValueError(f"it holds arrays of a type that is not read, {_told(kind)}")
     return _TYPES[kind.name]
 
 
 def _view(array: _Array, bytes_of: Callable[[tuple], bytes]) -> np.ndarray:
     dtype = _dtype(array.storage)
     flat = np.frombuffer(bytes_of(array.storage), dtype)
+    numbers = (array.offset, *array.shape, *array.strides)
+    if not all(type(number) is int and number >= 0 for number in numbers):
+        raise ValueError("it is damaged: an array has a place, shape or strides that no array has")
     last = array.offset + sum((n - 1) * s for n, s in zip(array.shape, array.strides, strict=True))
-    if len(flat) != array.storage[4] or (0 not in array.shape and not 0 <= last < len(flat)):
+    inside = 0 in array.shape or last < len(flat)
+    # No view repeats elements: a small file could ask for all memory with strides of 0.
+    if len(flat) != array.storage[4] or not inside or math.prod(array.shape) > len(flat):
         raise ValueError("it is damaged: an array is longer than its bytes")
     strides = [stride * dtype.itemsize for stride in array.strides]
     return np.lib.stride_tricks.as_strided(flat[array.offset :], array.shape, strides).copy()
@@ -102,7 +111,14 @@ def _call(function: _Name, arguments: tuple) -> Any:
         return {}
     if function == _Name("torch._utils", "_rebuild_tensor_v2"):
         return _Array(*arguments[:4])
-    raise ValueError(f"it would run code: {function.module}.{function.name}")
+    raise ValueError(f"it would run code: {_told(function)}")
+
+
+def _told(value: Any) -> str:
+    """A name, shortened; of anything else only its type: its text may be longer than all memory."""
+    if isinstance(value, _Name) and isinstance(value.module, str) and isinstance(value.name, str):
+        return f"{value.module}.{value.name}"[:120]
+    return type(value).__name__
 
 
 def _follow(file: io.BytesIO) -> Any:

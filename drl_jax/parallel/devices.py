@@ -4,7 +4,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +15,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from drl_jax.errors import UserError
+from drl_jax.parallel.stopping import Stop, Stopped
 
 AXIS = "data"  # of the mesh: examples are spread along it
 
@@ -186,14 +188,39 @@ def from_first(value: Any) -> Any:
     return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(told)).tobytes())
 
 
+@contextmanager
+def heeding(stop: Stop) -> Iterator[Callable[[], None]]:
+    """Lets all processes of a job end together while they do what need not be saved.
+
+    One process alone ends at once when a signal comes. Of several, one that left would take the others with
+    it in the middle of what they do together. So here a signal is a request, and the function that is handed
+    out, which all call now and then, raises Stopped in all if one of them was told to stop.
+    """
+    if jax.process_count() == 1:
+        yield lambda: None
+        return
+    before, stop.unsaved = stop.unsaved, True
+
+    def check() -> None:
+        if not everywhere(not stop.requested):
+            raise Stopped("stopped, nothing was unsaved; start again to go on")
+
+    try:
+        yield check
+    finally:
+        stop.unsaved = before
+
+
 def linger() -> float:
     """Seconds by which the process that coordinates a job should outlive the others."""
     return 2.0 if jax.process_count() > 1 and jax.process_index() == 0 else 0.0
 
 
 def is_lost_peer(error: Exception) -> bool:
-    """Whether an error means that another process of the job is gone."""
-    return isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1
+    """Whether an error means that another process of the job is gone: JAX says it in many ways."""
+    words = ("gloo", "closed by peer", "connection reset", "coordination", "heartbeat", "barrier", "preempt")
+    text = str(error).lower()
+    return jax.process_count() > 1 and any(word in text for word in words)
 
 
 def abandon(code: int) -> None:

@@ -58,6 +58,30 @@ class Stop:
                 os._exit(EXIT_CODE)
 
 
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Lets a signal interrupt the main thread, so that what is half done is removed on the way out.
+
+    Raises Stopped then. To be entered in the main thread, where `listening` is.
+    """
+
+    def interrupt(*_: object) -> None:
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_IGN)  # what is under way is short
+        raise KeyboardInterrupt
+
+    wakeup = signal.set_wakeup_fd(-1)  # nobody else is to hear it
+    handlers = {number: signal.signal(number, interrupt) for number in _SIGNALS}
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Stopped("stopped, nothing half done is left; start again to go on") from None
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
+
+
 def _tell(line: str) -> None:
     # Not through sys.stderr, which another thread may hold; a pipe whose reader is gone must not matter.
     with suppress(OSError):

@@ -65,6 +65,7 @@ def train(
     schedule: Schedule,
     limits: Limits,
     about: Mapping[str, Any],
+    accept: Callable[[Mapping[str, Any]], None],
 ) -> tuple[TrainState, Mapping[str, float] | None]:
     """Trains to the last step, from the newest checkpoint that verifies.
 
@@ -72,7 +73,8 @@ def train(
 
     A run is a function of (config, seed), however often it is interrupted: the state holds its root key
     and its sums, the checkpoint the position in the data and what the guard has seen. `about` is kept in
-    every checkpoint: the config, versions.
+    every checkpoint: the config, the data, versions. `accept` raises UserError for the record of a checkpoint
+    that this run cannot go on from.
 
     Raises Stopped when a signal came and the state is saved, UserError when it diverged too often.
     """
@@ -89,6 +91,7 @@ def train(
             start, state, record = 0, init_state(run.experiment, run.placement, seed), beginning
         else:
             start, state, record = checkpoint
+            accept(record)
         if start > schedule.num_steps:
             raise UserError(f"config.training.steps={schedule.num_steps}: the run is at step {start} already")
         run.data.set_state(record["position"])
@@ -180,12 +183,14 @@ def _train(
         scores = evaluate(start)
     votes = [run.placement.votes(vote) for vote in (False, True)]
     unread, most = deque[tuple[int, jax.Array]](), 1  # reports of steps, and how many may wait to be read
+    alone = jax.process_count() == 1  # and needs no vote to stop
     began = time.monotonic()
     for step in range(start + 1, schedule.num_steps + 1):
         batch = run.placement.batch(next(run.data))
         state, report = step_function(state, batch, votes[run.stop.requested])
         unread.append((step, report))
-        ends = len(unread) > most and read(leave=1)  # that of the step which runs
+        ends = len(unread) > most and read(leave=min(most, 1))  # that of the step which runs
+        ends |= alone and run.stop.requested
         if step == start + 1:
             jax.block_until_ready(state.step)
             run.stop.unsaved = True
@@ -227,8 +232,10 @@ def _train(
 
 def _most_unread(seconds_per_step: float) -> int:
     """How many reports may wait: half a second's, eight at most. Each time the host reads, it takes a core
-    from the devices, if they are cores themselves: reading at every step cost 1.5 % of a step of 60 ms."""
-    return int(np.clip(0.5 / seconds_per_step, 1, 8))
+    from the devices, if they are cores themselves: reading at every step cost 1.5 % of a step of 60 ms.
+    None where a step takes longer: then the next begins milliseconds late, and a signal is heeded at the end
+    of the step that runs."""
+    return int(np.clip(0.5 / seconds_per_step, 0, 8))
 
 
 def _stopped(step: int) -> str:
@@ -266,11 +273,13 @@ def init_state(experiment: Experiment, placement: Placement, seed: int) -> Train
 
 
 def summarize(totals: Totals) -> dict[str, float]:
-    """Means over the examples since the last record: of all, and per level where there were any."""
+    """Means over the examples since the last record, of all and per level where there were any, and how many
+    there were."""
     mean = {
         name: total / np.maximum(totals.count, 1) for name, total in vars(totals).items() if name != "count"
     }
     values = {"loss": float(totals.loss.sum() / totals.count.sum())}
     for t in np.flatnonzero(totals.count):
         values |= {f"{name}/level_{t}": float(means[t]) for name, means in mean.items()}
+        values[f"examples/level_{t}"] = int(totals.count[t])
     return values

@@ -69,6 +69,11 @@ def unpack(vectors: Mapping[str, np.ndarray], table: Table, like: Tree) -> Tree:
     return jax.tree.unflatten(jax.tree.structure(like), restored)
 
 
+def digest(tree: Tree) -> str:
+    """SHA-256 of all arrays of a tree, their names, types and shapes."""
+    return hashlib.sha256(repr(pack(tree)[1]).encode()).hexdigest()
+
+
 def empty(like: Tree) -> Vectors:
     """Vectors as `pack` makes them of a tree that may be abstract, to be written into."""
     sizes = Counter[str]()

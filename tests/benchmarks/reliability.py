@@ -98,7 +98,8 @@ def guarded(
             best_of=None,
         )
         about = provenance.versions()
-        train(run, workdir, seed=0, batch_size=batch, schedule=schedule, limits=Limits(), about=about)
+        settings = {"schedule": schedule, "limits": Limits(), "about": about, "accept": lambda record: None}
+        train(run, workdir, seed=0, batch_size=batch, **settings)
 
 
 def overhead() -> Iterator[tuple[str, str]]:

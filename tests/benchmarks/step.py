@@ -23,6 +23,7 @@ from drl_jax.main import parse
 from drl_jax.networks import convolution, layers
 from drl_jax.parallel import devices
 from drl_jax.parallel.devices import AXIS, Placement
+from drl_jax.parallel.stopping import Stop
 from drl_jax.sampling import Sampler, Weights
 from drl_jax.training.loop import init_state
 from drl_jax.training.step import make_train_step
@@ -126,6 +127,7 @@ def main() -> None:
     sampler = Sampler(
         experiment,
         placement,
+        Stop(),
         rows=batch // placement.num_devices,
         seed=0,
         num_steps=steps,

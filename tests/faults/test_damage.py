@@ -147,6 +147,17 @@ def test_sound_checkpoints_are_not_deleted_for_damaged_ones(saved, state, tmp_pa
     assert outcome(directory, state) == 5
 
 
+def test_leaving_right_after_a_save_loses_nothing(state, tmp_path):
+    directory = epath.Path(tmp_path / "run")
+    large = state.replace(params={"large": np.arange(2e7, dtype=np.float32)})  # 80 MB take a while
+    with open_checkpoints(directory, Keep(2)) as checkpoints:
+        checkpoints.save(1, large, {})
+        assert checkpoints._checkpointer.is_saving_in_progress()
+    checkpoint, _ = load(directory, large, PLACEMENT, print)  # on disk by now
+    assert checkpoint is not None
+    np.testing.assert_array_equal(checkpoint.state.params["large"], large.params["large"])
+
+
 def test_which_checkpoints_are_kept(state, tmp_path):
     directory = epath.Path(tmp_path / "run")
     with open_checkpoints(directory, Keep(2, every=5)) as checkpoints:

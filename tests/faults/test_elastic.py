@@ -35,11 +35,14 @@ def test_other_devices_go_on_with_the_same_run(parts, start, tmp_path):
     assert one.record["position"] == other.record["position"]
     assert int(other.state.step) == 12
 
-    # Exactly: which examples at which levels, step by step. To rounding: what was computed of them.
+    # Exactly: how many examples at which levels, step by step. To rounding: what was computed of them.
     a, b = lines(tmp_path / "whole"), lines(tmp_path / "parts")
     assert [line["step"] for line in a] == [line["step"] for line in b]
     for x, y in zip(a, b, strict=True):
         assert x.keys() == y.keys()  # a level's values are there if it had examples
+        counts = [name for name in x if name.startswith("examples/")]
+        assert counts
+        assert [x[name] for name in counts] == [y[name] for name in counts]
         for name in x:
             np.testing.assert_allclose(x[name], y[name], rtol=1e-4, atol=1e-4)
     for x, y in zip(jax.tree.leaves(one.state.params), jax.tree.leaves(other.state.params), strict=True):

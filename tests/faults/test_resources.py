@@ -3,8 +3,10 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from etils import epath
+from PIL import Image
 
 from drl_jax.training.checkpoints import steps
 from tests.faults.conftest import assert_same_run, lines, newest
@@ -83,10 +85,13 @@ def test_one_of_two_processes_fails(failing, start, tmp_path):
     fault = {"after": 13, "how": "dies"}
     jobs = start("train", tmp_path, processes=2, devices=1, only=failing, reader=fault)
     assert "a reader of the data died" in told(jobs[failing])
-    # The other one ends as well, though not always by its own decision: JAX may abort it.
+    # The other one cannot know better than that a new start may help. It may not come to say so where the
+    # one that coordinates the job is gone: then JAX may abort it.
     other = jobs[1 - failing]
     other._process.join(60)
-    assert other._process.exitcode not in (None, 0)
+    if failing == 1 or other._process.exitcode == 42:
+        assert "another process of the job has ended" in told(other, 42)
+    assert other._process.exitcode not in (None, 0, 1)
     assert steps(epath.Path(tmp_path / "checkpoints"))
 
 
@@ -132,6 +137,47 @@ def test_fewer_steps_than_there_are(start, whole, tmp_path):
     (job,) = start("train", workdir, "--config.training.steps=10")
     assert "config.training.steps=10: the run is at step 24 already" in told(job)
     assert lines(workdir) == lines(whole)
+
+
+def test_a_workdir_whose_config_was_edited_or_lost(start, whole, tmp_path):
+    # The checkpoint knows what it was trained with.
+    for name, spoil in (
+        (
+            "edited",
+            lambda file: file.write_text(
+                file.read_text().replace('"learning_rate": 0.003', '"learning_rate": 0.007')
+            ),
+        ),
+        ("lost", lambda file: file.unlink()),
+    ):
+        workdir = shutil.copytree(whole, tmp_path / name)
+        spoil(workdir / "config.json")
+        given = ["--config.optimizer.learning_rate=0.007", "--config.training.steps=30"]
+        (job,) = start("train", workdir, *given)
+        assert "config.optimizer.learning_rate was 0.003 and is 0.007" in told(job)
+
+
+def test_other_data_are_refused(start, tmp_path):
+    (tmp_path / "data").mkdir()
+    folder = ["--config.data.name=folder", f"--config.data.path={tmp_path / 'data'}"]
+    rng = np.random.default_rng(0)
+
+    def add(name: str) -> None:
+        pixels = rng.integers(0, 256, (8, 8), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "data" / f"{name}.png")
+
+    for i in range(4):
+        add(str(i))
+    (job,) = start("train", tmp_path / "run", *folder, "--config.training.steps=4")
+    assert job.ended() == 0, job.printed()
+    add("3")
+    (job,) = start("train", tmp_path / "run", *folder, "--config.training.steps=6")
+    assert job.ended() == 0, job.printed()
+    assert "config.data: the examples are not those that the run began with" in job.printed()
+    add("4")
+    (job,) = start("train", tmp_path / "run", *folder, "--config.training.steps=8")
+    assert "there are 5 examples, and the run in" in told(job)
+    assert newest(tmp_path / "run").step == 6
 
 
 def test_a_data_file_that_is_truncated(start, whole, shared, tmp_path):

@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import struct
 import zipfile
 from pathlib import Path
 
@@ -125,3 +126,43 @@ def test_a_damaged_file_is_refused(name):
 def test_other_files_are_refused(content):
     with pytest.raises(ValueError):  # noqa: PT011
         torch_file.read(content)
+
+
+def crafted(offset, shape, strides, compression=zipfile.ZIP_STORED) -> bytes:
+    """A file with one array of this place in a storage of four numbers."""
+
+    def text(value: str) -> bytes:
+        return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+    def whole(*values: int) -> bytes:
+        return b"".join(b"I%d\n" % value for value in values)
+
+    storage = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + whole(4) + b"tQ"
+    place = whole(offset) + b"(" + whole(*shape) + b"t(" + whole(*strides) + b"t"
+    program = b"\x80\x02}" + text("a") + b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + place + b"tRs."
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as archive:
+        archive.writestr("x/data.pkl", program)
+        archive.writestr("x/data/0", np.arange(4, dtype=np.float32).tobytes())
+        archive.writestr("x/zeros", bytes(10_000))
+    return file.getvalue()
+
+
+def test_a_view_is_read_where_it_is():
+    np.testing.assert_array_equal(torch_file.read(crafted(1, (2,), (2,)))["a"], [1, 3])
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        ((0, (2, 2), (-(2**30), 2**30)), "shape or strides"),
+        ((-3, (4,), (1,)), "shape or strides"),
+        ((0, (-2,), (1,)), "shape or strides"),
+        ((0, (2**28,), (0,)), "longer than its bytes"),
+        ((3, (2,), (1,)), "longer than its bytes"),
+        ((0, (4,), (1,), zipfile.ZIP_DEFLATED), "compressed"),
+    ],
+)
+def test_no_file_is_read_beyond_its_bytes(place, told):
+    with pytest.raises(ValueError, match=told):
+        torch_file.read(crafted(*place))

@@ -1,6 +1,9 @@
 """Every mistake of a user: one line that names key, value and remedy, exit code 1, nothing written."""
 
+import os
+import signal
 import sys
+import time
 
 import pytest
 from etils import epath
@@ -161,9 +164,11 @@ OWN_FILES = {
 
 
 @pytest.mark.parametrize("number", range(len(OWN_FILES)))
-def test_a_config_file_that_makes_no_config(number, program, tmp_path):
+def test_a_config_file_that_makes_no_config(number, program, tmp_path, monkeypatch):
+    # All config files are loaded under this name, into the module that is there.
+    monkeypatch.delitem(sys.modules, "config_config", raising=False)
     content, expected = list(OWN_FILES.items())[number]
-    file = tmp_path / f"own_{number}.py"  # modules of one name are loaded once
+    file = tmp_path / "own.py"
     file.write_text(content)
     ended = program("train", f"--config={file}", f"--workdir={tmp_path}/run")
     assert ended.code == 1
@@ -183,6 +188,24 @@ def test_a_job_that_cannot_be(count, index, told, program, tmp_path, monkeypatch
     assert ended.code == 1
     assert told in ended.err
     assert ended.err.count("\n") == 1, ended.err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_leaves_nothing_half_prepared(number, program, tmp_path, monkeypatch):
+    def begin(builder, originals):
+        unpacked = tmp_path / "downloads" / builder.name / f"unpacked.{os.getpid()}"
+        unpacked.mkdir(parents=True)
+        (unpacked / "part").write_text("half")
+        os.kill(os.getpid(), number)
+        time.sleep(30)
+
+    monkeypatch.setattr("drl_jax.data.prepare.build", begin)
+    before = signal.getsignal(number)
+    ended = program("prepare", "--config=cifar10.py", f"--config.data.data_dir={tmp_path}")
+    assert ended.code == 42
+    assert ended.err == "drl-jax: stopped, nothing half done is left; start again to go on\n"
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(number) == before
 
 
 def test_a_workdir_that_cannot_be_written(program, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 from drl_jax.experiment import build
 from drl_jax.main import parse
 from drl_jax.parallel.devices import place
+from drl_jax.parallel.stopping import Stop
 from drl_jax.sampling import SHOWN, Sampler, Weights, not_finite
 from drl_jax.training.loop import init_state
 from tests.program.conftest import CONFIGS
@@ -32,6 +33,7 @@ def draw(request):
         sampler = Sampler(
             experiment,
             placement,
+            Stop(),
             rows=rows,
             seed=0,
             num_steps=config.langevin.steps,
