@@ -1,6 +1,14 @@
 """`check`: the scores of data against themselves, to hold a model's against, and to try the metrics on."""
 
-from drl_jax.commands.common import data_folder, make_spaces, metrics_of, read_reference, voices
+from drl_jax.commands.common import (
+    about_data,
+    data_folder,
+    make_spaces,
+    metrics_of,
+    protocol_lines,
+    read_reference,
+    voices,
+)
 from drl_jax.configuration import Config
 from drl_jax.data.prepared import has_split
 from drl_jax.errors import UserError
@@ -9,6 +17,7 @@ from drl_jax.metrics import measures
 from drl_jax.metrics.spaces import PUBLIC_SHA256
 from drl_jax.parallel import devices
 from drl_jax.parallel.stopping import Stop
+from drl_jax.reporting import provenance
 
 # What others measured of the pictures of CIFAR-10 by the same network: the distance of the test set from
 # the training set, and the score of the training set.
@@ -31,7 +40,9 @@ def check(config: Config, prepare_command: str, stop: Stop) -> None:
     spaces = make_spaces(config, metrics, experiment.shape, placement)
 
     data = read_reference(config, source, metrics, spaces, warn)
-    say(f"{len(source)} examples of {config.data.name} {config.data.split}, sha256 {data.sha256}")
+    told = {"reference": about_data(config, source, data), **{space.name: space.about for space in spaces}}
+    told["metrics"] = {name: measures.protocol_of(name) for name in metrics}
+    say("\n".join(protocol_lines(told, provenance.versions())))
     _tell(say, "one half against the other", measures.floor(metrics, data.data), {})
     known = _KNOWN.get(config.data.name, {}) if _is_as_known(config) else {}
     scores = measures.measure([m for m in metrics if m == "inception_score"], data.data, data.data)

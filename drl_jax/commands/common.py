@@ -2,8 +2,9 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from etils import epath
@@ -109,6 +110,34 @@ def read_reference(
     """What metrics measure against, of the examples of a source; kept beside the data."""
     cache = data_folder(config) / "features"
     return measure_data(source, spaces, cache, warn, fewest=measures.fewest(metrics))
+
+
+def about_data(config: Config, source: Source, reference: Reference) -> dict[str, Any]:
+    """What scores are measured against, for a protocol."""
+    data = config.data
+    used = {"path": data.path} if data.name == "folder" else {"split": data.split}
+    if data.name == "points":
+        used = {"density": data.density}
+    else:
+        used |= {
+            "image_size": data.image_size,
+            "colors": data.colors,
+            "crop": data.crop or "as the set's own",
+        }
+    compared = {
+        f"examples_in_{space}": population.size for space, population in reference.populations().items()
+    }
+    return {"name": data.name, **used, "count": len(source), "sha256": reference.sha256, **compared}
+
+
+def protocol_lines(protocol: Mapping[str, Mapping[str, Any]], code: Mapping[str, Any]) -> list[str]:
+    """A protocol as it is printed, and the code's own version (`provenance.versions`)."""
+    lines = [
+        f"{topic}: " + ", ".join(f"{name} {value}" for name, value in facts.items())
+        for topic, facts in protocol.items()
+        if facts
+    ]
+    return [*lines, f"code: commit {code['commit']}, drl_jax {code['versions']['drl_jax']}"]
 
 
 def data_folder(config: Config) -> epath.Path:

@@ -13,23 +13,24 @@ from etils import epath
 
 from drl_jax import storage
 from drl_jax.commands.common import (
+    about_data,
     load_weights,
     make_domain,
     make_sampler,
     make_spaces,
     metrics_of,
+    protocol_lines,
     read_reference,
     voices,
 )
 from drl_jax.configuration import Config
-from drl_jax.data.sources import Source
 from drl_jax.errors import UserError
 from drl_jax.evaluation import Domain
 from drl_jax.experiment import build, open_data
 from drl_jax.metrics import measures
 from drl_jax.metrics.measures import Population
 from drl_jax.metrics.parts import Part, Parts, digests, join
-from drl_jax.metrics.reference import Reference, hash_of
+from drl_jax.metrics.reference import hash_of
 from drl_jax.metrics.spaces import Space
 from drl_jax.parallel import devices
 from drl_jax.parallel.devices import everywhere, from_first
@@ -73,6 +74,9 @@ def evaluate(config: Config, workdir: epath.Path, prepare_command: str, stop: St
         "weights": f"average with decay {config.training.ema_decay:g}",
         "weights_sha256": digest(weights),
         "levels": config.levels.count,
+        "b_squared": config.levels.b_squared,
+        "growth": config.levels.growth,
+        "temperature": config.levels.temperature,
         "langevin_steps": config.langevin.steps,
         "langevin_spread": config.langevin.spread,
         "noise_scale": config.langevin.noise_scale,
@@ -103,13 +107,14 @@ def evaluate(config: Config, workdir: epath.Path, prepare_command: str, stop: St
                 "halves_of_the_data": measures.floor(metrics, reference.data),
                 "protocol": {
                     "samples": {"count": count, "sha256": sha256, **drawn_from},
-                    "reference": _about_data(config, source, reference),
+                    "reference": about_data(config, source, reference),
                     **about,
                     "metrics": {name: measures.protocol_of(name) for name in metrics},
                 },
                 "training": {
                     "seconds": _training_seconds(workdir, checkpoint.step),
                     "machine": checkpoint.record["machine"],
+                    "commit": checkpoint.record["commit"],
                 },
                 "evaluation": {"machine": provenance.machine()},
                 **versions,
@@ -204,23 +209,6 @@ def _with_earlier(file: epath.Path, result: dict[str, Any]) -> dict[str, Any]:
     return {**result, **merged, "protocol": protocol}
 
 
-def _about_data(config: Config, source: Source, reference: Reference) -> dict[str, Any]:
-    data = config.data
-    used = {"path": data.path} if data.name == "folder" else {"split": data.split}
-    if data.name == "points":
-        used = {"density": data.density}
-    else:
-        used |= {
-            "image_size": data.image_size,
-            "colors": data.colors,
-            "crop": data.crop or "as the set's own",
-        }
-    compared = {
-        f"examples_in_{space}": population.size for space, population in reference.populations().items()
-    }
-    return {"name": data.name, **used, "count": len(source), "sha256": reference.sha256, **compared}
-
-
 def _training_seconds(workdir: epath.Path, step: int) -> float:
     """How long the run took to come to a step, evaluations included and interruptions left out."""
     seconds, before = 0.0, 0
@@ -237,8 +225,5 @@ def _told(result: Mapping[str, Any]) -> str:
     """The scores, those of one half of the data against the other, and the protocol."""
     halves = {f"{name}_halves": value for name, value in result["halves_of_the_data"].items()}
     lines = [f"{name:<36} {value:.5g}" for name, value in (result["scores"] | halves).items()]
-    for topic, facts in result["protocol"].items():
-        if facts:
-            lines.append(f"{topic}: " + ", ".join(f"{name} {value}" for name, value in facts.items()))
-    lines.append(f"code: commit {result['commit']}, drl_jax {result['versions']['drl_jax']}")
+    lines += protocol_lines(result["protocol"], result)
     return "\n".join(lines)

@@ -104,4 +104,4 @@ def to_uint8(x: np.ndarray) -> UInt8[np.ndarray, "..."]:
     Truncation turns some rounding errors into a whole step: `to_uint8(to_unit(x))` may be x - 1. NaN
     becomes 0.
     """
-    return np.nan_to_num(np.clip((np.asarray(x) + 1) * 127.5, 0, 255)).astype(np.uint8)
+    return np.nan_to_num((np.clip(x, -1, 1) + 1) * 127.5).astype(np.uint8)

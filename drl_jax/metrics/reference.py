@@ -58,11 +58,11 @@ def measure_data(
     sha256, data = digest.hexdigest(), {}
     for space in spaces:
         file = cache / f"{space.name}_{hash_of([_VERSION, sha256, space.about])}.npz"
-        kept = _load(file) if space.about else None
+        kept = _load(file) if space.costly else None
         # All or none: extracting is the work of all processes together.
         if not everywhere(kept is not None):
             kept = gather(space.extract(part) for part in _examples(source))
-            if space.about and jax.process_index() == 0:
+            if space.costly and jax.process_index() == 0:
                 _save(file, kept, warn)
         assert kept is not None
         data[space.name] = kept

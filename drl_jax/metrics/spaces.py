@@ -34,11 +34,13 @@ class Features(NamedTuple):
 
 class Space(NamedTuple):
     """`extract(examples)` gives their features in all processes, which all call it. `about` is what the
-    features depend on besides the examples, for people and for caches."""
+    features depend on besides the examples, for people and for caches; `costly` says whether those of data
+    are worth keeping in a file."""
 
     name: str
     extract: Callable[[np.ndarray], Features]
     about: dict[str, str]
+    costly: bool
 
 
 def data_space(shape: tuple[int, ...]) -> Space:
@@ -50,7 +52,8 @@ def data_space(shape: tuple[int, ...]) -> Space:
             f"config.evaluation.metrics: distances of pixels are for small pictures; {shape} are {size} "
             f"numbers, more than {_MOST}"
         )
-    return Space(name, lambda x: Features(to_unit(x).reshape(len(x), -1)), {})
+    about = {"scale": "coordinates as they are" if name == "points" else "0 … 255 to -1 … 1"}
+    return Space(name, lambda x: Features(to_unit(x).reshape(len(x), -1)), about, costly=False)
 
 
 def inception_space(path: str, sha256: str, placement: Placement) -> Space:
@@ -89,7 +92,7 @@ def inception_space(path: str, sha256: str, placement: Placement) -> Space:
         "resize": "bilinear to 299x299 as in TensorFlow 1, without half-pixel centres",
         "weights_sha256": digest,
     }
-    return Space("inception", extract, about)
+    return Space("inception", extract, about, costly=True)
 
 
 def read_weights(path: str, sha256: str) -> tuple[dict[str, np.ndarray], str]:

@@ -217,7 +217,8 @@ def test_data_against_themselves(program, copied, expected):
     assert ended.code == 0, ended.err
     value = expected["halves_of_the_data"]["frechet_pixels"]
     assert f"{value:.5g}" in ended.out
-    assert "1797 examples of digits train" in ended.out
+    for text in ("name digits, split train", "count 1797", "scale 0 … 255 to -1 … 1", "code: commit"):
+        assert text in ended.out
 
 
 def test_the_test_split_against_the_training_split(program, tmp_path):
@@ -229,7 +230,7 @@ def test_the_test_split_against_the_training_split(program, tmp_path):
         f"--config.evaluation.metrics={metrics}",
     )  # fmt: skip
     assert ended.code == 0, ended.err
-    assert "60 examples of cifar10 train" in ended.out
+    assert "name cifar10, split train" in ended.out
     # In the order in which data are measured, which is random and always the same.
     sources = [open_source("cifar10", split=split, data_dir=str(tmp_path)) for split in ("train", "test")]
     drawn = [source.take(np.random.default_rng(0).permutation(len(source))) for source in sources]
@@ -301,6 +302,15 @@ def assert_one_line(ended, expected):
 def test_a_step_without_a_checkpoint(program, copied):
     ended = program(*measuring(copied), "--config.evaluation.step=3")
     assert_one_line(ended, ["config.evaluation.step=3", "2, 4"])
+
+
+def test_samples_that_are_not_finite_have_no_score(program, copied):
+    ended = program(*measuring(copied, count=10), "--config.langevin.noise_scale=1e38")
+    assert_one_line(ended, ["of the samples 0 … ", "are not finite", "diverged"])
+    assert not list(copied.glob("evaluations/*/result_*"))
+    ended = program("sample", f"--workdir={copied}", "--config.langevin.noise_scale=1e38")
+    assert ended.code == 0
+    assert "of 4 samples are not finite" in ended.err
 
 
 def test_fewer_samples_than_a_batch_are_drawn_all_the_same(program, copied):
