@@ -155,7 +155,6 @@ def load_weights(
     if not (workdir / configuration.FILE).exists():
         missing = workdir / configuration.FILE
         raise UserError(f"--workdir={workdir} holds no run: there is no {missing}; train one first")
-    changes(workdir, config)
     like = jax.eval_shape(experiment.init_state, jax.random.key(0))
     step = config.evaluation.step
     checkpoint, _ = load(workdir / FOLDER, like, placement, warn, only=step)
@@ -166,6 +165,8 @@ def load_weights(
         )
     if checkpoint is None:
         raise UserError(f"--workdir={workdir} holds no checkpoint yet; train longer")
+    # Its own word for what it was trained with: the workdir's file may have been edited.
+    configuration.changes(checkpoint.record["config"], config, str(workdir))
     return checkpoint, Weights(checkpoint.state.ema_params, checkpoint.state.ema_vectors)
 
 

@@ -161,8 +161,9 @@ def _draw(
         unsaved.append(Part({space.name: space.extract(samples) for space in spaces}, digests(samples)))
         done += len(samples)
         waiting = sum(len(part.digests) for part in unsaved)
-        if first and (waiting >= save_every or done == count):
-            parts.write(done - waiting, join(unsaved))
+        if waiting >= save_every or done == count:
+            if first:
+                parts.write(done - waiting, join(unsaved))
             unsaved.clear()
         now = time.monotonic()
         if now - told > 10 or done == count:
