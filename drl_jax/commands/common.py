@@ -155,6 +155,7 @@ def load_weights(
     if not (workdir / configuration.FILE).exists():
         missing = workdir / configuration.FILE
         raise UserError(f"--workdir={workdir} holds no run: there is no {missing}; train one first")
+    changes(workdir, config)
     like = jax.eval_shape(experiment.init_state, jax.random.key(0))
     step = config.evaluation.step
     checkpoint, _ = load(workdir / FOLDER, like, placement, warn, only=step)
