@@ -216,18 +216,25 @@ def _decay():
     return (lambda value: 0 <= value < 1), "at least 0 and below 1"
 
 
-def _whole_numbers(low: int, *, fewest: int = 0):
-    """A tuple of ints."""
+def _whole_numbers(*, fewest: int = 0):
+    """A tuple of positive ints."""
 
     def is_right(value) -> bool:
-        return len(value) >= fewest and all(isinstance(v, int) and v >= low for v in value)
+        return len(value) >= fewest and all(isinstance(v, int) and v >= 1 for v in value)
 
-    return is_right, f"whole numbers of at least {low}" + (f", at least {fewest} of them" if fewest else "")
+    return is_right, "whole numbers of at least 1" + (f", at least {fewest} of them" if fewest else "")
 
 
-def _crop(value) -> bool:
-    right = value is None or (len(value) == 4 and all(isinstance(v, int) for v in value))
-    return right and (value is None or (min(value[:2]) >= 0 and value[2] == value[3] > 0))
+def _crop():
+    def is_right(value) -> bool:
+        return (
+            len(value) == 4
+            and all(isinstance(v, int) for v in value)
+            and min(value[:2]) >= 0
+            and value[2] == value[3] > 0
+        )
+
+    return is_right, "(top, left, height, width) in pixels, a square"
 
 
 def _one_of(*names: str):
@@ -241,7 +248,7 @@ def _if_given(rule):
 _RULES = {
     "data.image_size": _number(1),
     "data.colors": ((lambda value: value in (1, 3)), "3 (RGB) or 1 (grey)"),
-    "data.crop": (_crop, "(top, left, height, width) in pixels, a square"),
+    "data.crop": _if_given(_crop()),
     "data.batch_size": _number(1),
     "data.timeout": _number(0, 1e6, without_low=True),
     "network.name": _one_of("residual", "points"),
@@ -249,9 +256,9 @@ _RULES = {
         (lambda value: value >= 4 and value % 2 == 0),
         "even and at least 4: half of them are sines of the level, half cosines",
     ),
-    "network.multipliers": _whole_numbers(1, fewest=1),
+    "network.multipliers": _whole_numbers(fewest=1),
     "network.blocks": _number(1),
-    "network.attention": _whole_numbers(1),
+    "network.attention": _whole_numbers(),
     "network.dtype": _one_of("float32", "bfloat16"),
     "network.width": _number(1),
     "network.depth": _number(0),

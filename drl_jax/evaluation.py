@@ -62,7 +62,7 @@ class Points:
     """The samples beside their density; of the weights, the densities of all levels, true above learned,
     and their total variation on a grid."""
 
-    shown = 100_000
+    shown = 100_000  # a density takes many points to show
 
     def __init__(self, experiment: Experiment, density: Density):
         self._experiment, self._density = experiment, density
@@ -85,6 +85,25 @@ class Points:
         f = bind(self._experiment.network, weights.normalized())
         levels = self._experiment.levels
         return [level_maps(f, levels, self._density, t) for t in range(levels.num_levels)]
+
+
+class Gallery:
+    """Of samples that come in parts, what pictures are made of: the first of them, and their process."""
+
+    def __init__(self, domain: Domain):
+        self._domain, self._samples, self._process = domain, [], None
+
+    def add(self, samples: np.ndarray, process: np.ndarray) -> None:
+        """`process` is that of the first of these samples."""
+        if self._process is None:
+            self._process = process
+        if sum(map(len, self._samples)) < self._domain.shown:
+            self._samples.append(samples)
+
+    def show(self, name: epath.Path) -> None:
+        """Leaves the pictures, if anything was added."""
+        if self._process is not None:
+            self._domain.show(np.concatenate(self._samples), self._process, name)
 
 
 class Evaluation:
@@ -126,18 +145,16 @@ class Evaluation:
     def _measure(self, weights: Weights, name: epath.Path | None) -> Scores:
         scores = self._domain.scores(weights, name) if measures.TOTAL_VARIATION in self._metrics else {}
         gatherings = {space.name: measures.Gathering() for space in self._spaces}
-        shown, process, broken = [], None, 0
-        for x, process_of_first in self._sampler.draw(weights, self._num_samples):
-            process = process_of_first if process is None else process
+        gallery, broken = Gallery(self._domain), 0
+        for x, process in self._sampler.draw(weights, self._num_samples):
             samples, broken = self._domain.examples(x), broken + not_finite(x)
-            if sum(map(len, shown)) < self._domain.shown:
-                shown.append(samples)
+            gallery.add(samples, process)
             for space in self._spaces:
                 gatherings[space.name].add(space.extract(samples))
         if broken:
             self._warn(f"{broken} of {self._num_samples} samples are not finite: scores are worth nothing")
-        if name is not None and process is not None:
-            self._domain.show(np.concatenate(shown), process, name)
+        if name is not None:
+            gallery.show(name)
         if self._spaces:
             drawn = {space: gathering.population() for space, gathering in gatherings.items()}
             scores |= measures.measure(self._metrics, drawn, self._reference.populations())

@@ -54,8 +54,7 @@ def build(config: Config) -> Experiment:
                 f"config.data.image_size={config.data.image_size} and "
                 f"config.network.multipliers={network['multipliers']}: {error}"
             ) from None
-        halvings = range(len(network["multipliers"]))
-        sides = [config.data.image_size >> i for i in halvings]
+        sides = [config.data.image_size >> i for i in range(len(network["multipliers"]))]
         if not set(network["attention"]) <= set(sides):
             raise UserError(
                 f"config.network.attention={network['attention']}: the network has the sides "
@@ -116,8 +115,8 @@ def _shape(config: Config) -> tuple[int, ...]:
             f"config.network.name={config.network.name!r} does not fit "
             f"config.data.name={config.data.name!r}: points need the network 'points', pictures 'residual'"
         )
-    if points and config.data.flip:
-        raise UserError("config.data.flip=True is not possible with points, which have no left and right")
     if points:
+        if config.data.flip:
+            raise UserError("config.data.flip=True is not possible with points, which have no left and right")
         return (2,)
     return (config.data.image_size, config.data.image_size, config.data.colors)

@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from typing import Any
 
 import jax
-import numpy as np
 from etils import epath
 
 from drl_jax import storage
@@ -25,7 +24,7 @@ from drl_jax.commands.common import (
 )
 from drl_jax.configuration import Config
 from drl_jax.errors import UserError
-from drl_jax.evaluation import Domain
+from drl_jax.evaluation import Domain, Gallery
 from drl_jax.experiment import build, open_data
 from drl_jax.metrics import measures
 from drl_jax.metrics.measures import Population
@@ -61,9 +60,8 @@ def evaluate(config: Config, workdir: epath.Path, prepare_command: str, stop: St
     checkpoint, weights = load_weights(workdir, config, experiment, placement, warn)
     spaces = make_spaces(config, metrics, experiment.shape, placement)
     sampler, domain = make_sampler(config, experiment, placement, stop), make_domain(config, experiment)
-    count = config.evaluation.num_samples
-    if config.evaluation.batch_size > count:
-        batch = config.evaluation.batch_size
+    count, batch = config.evaluation.num_samples, config.evaluation.batch_size
+    if batch > count:
         say(
             f"config.evaluation.batch_size={batch}: {count} samples do not fill a batch, and are saved as one"
         )
@@ -91,7 +89,6 @@ def evaluate(config: Config, workdir: epath.Path, prepare_command: str, stop: St
     first = jax.process_index() == 0
     with ExitStack() as opened:
         devices.by_first(lambda: opened.enter_context(storage.held(folder, "evaluation")))
-        batch = config.evaluation.batch_size
         _draw(sampler, weights, count, domain, spaces, folder, say, save_every=batch)
         reference = read_reference(config, source, metrics, spaces, warn)
         scores = {}
@@ -147,17 +144,16 @@ def _draw(
     if start:
         say(f"{start} of {count} samples are there already")
     done, began = start, time.monotonic()
-    told, unsaved, shown, process = began, [], [], None
-    for x, process_of_first in sampler.draw(weights, count, start=start):
+    told, unsaved, gallery = began, [], Gallery(domain)
+    for x, process in sampler.draw(weights, count, start=start):
         if broken := not_finite(x):
             raise UserError(
                 f"{broken} of the samples {done} … {done + len(x) - 1} are not finite: their chains "
                 "diverged, and a score of the others would be of another model"
             )
-        process = process_of_first if process is None else process
         samples = domain.examples(x)
-        if start == 0 and sum(map(len, shown)) < domain.shown:
-            shown.append(samples)
+        if start == 0:
+            gallery.add(samples, process)
         unsaved.append(Part({space.name: space.extract(samples) for space in spaces}, digests(samples)))
         done += len(samples)
         waiting = sum(len(part.digests) for part in unsaved)
@@ -169,8 +165,8 @@ def _draw(
         if now - told > 10 or done == count:
             told, speed = now, (done - start) / (now - began)
             say(f"sample {done}/{count}  {speed:.3g} samples/s  {(count - done) / speed:.0f} s left")
-    if first and shown and process is not None:
-        domain.show(np.concatenate(shown), process, folder / "samples")
+    if first:
+        gallery.show(folder / "samples")
 
 
 def _read(folder: epath.Path, count: int, spaces: Sequence[Space]) -> tuple[dict[str, Population], str]:

@@ -10,6 +10,7 @@ from etils import epath
 from drl_jax import storage
 from drl_jax.commands.common import load_weights, make_domain, make_sampler, voices
 from drl_jax.configuration import Config
+from drl_jax.evaluation import Gallery
 from drl_jax.experiment import build
 from drl_jax.parallel import devices
 from drl_jax.parallel.stopping import Stop
@@ -26,19 +27,18 @@ def sample(config: Config, workdir: epath.Path, stop: Stop) -> None:
     sampler, domain = make_sampler(config, experiment, placement, stop), make_domain(config, experiment)
 
     began = time.monotonic()
-    parts, process, broken = [], None, 0
-    for x, process_of_first in sampler.draw(weights, config.evaluation.num_samples):
-        process = process_of_first if process is None else process
+    parts, gallery, broken = [], Gallery(domain), 0
+    for x, process in sampler.draw(weights, config.evaluation.num_samples):
         parts.append(domain.examples(x))
+        gallery.add(parts[-1], process)
         broken += not_finite(x)
-    assert process is not None
     samples = np.concatenate(parts)
     seconds = time.monotonic() - began
     if broken:
         warn(f"{broken} of {len(samples)} samples are not finite: their chains diverged")
     if jax.process_index() != 0:
         return
-    domain.show(samples[: domain.shown], process, workdir / "samples")
+    gallery.show(workdir / "samples")
     file = io.BytesIO()
     np.savez(file, arr_0=samples)
     storage.write(workdir / "samples.npz", file.getvalue())
