@@ -5,7 +5,7 @@ JPEGs, a folder or a zip. Then all 202,599 faces are used, those of validation a
     --config.data.name=folder --config.data.path=img_align_celeba.zip
 """
 
-from drl_jax.configuration import Config, base
+from drl_jax.config.schema import Config, base
 
 
 def get_config() -> Config:
@@ -13,8 +13,8 @@ def get_config() -> Config:
     config.data.name = "celeb_a"
     config.data.image_size = 64  # pixels (the paper; the published code says 32)
     config.data.crop = (20, 0, 178, 178)  # rows 20 … 198 of the aligned 218x178 (authors' code)
-    config.data.batch_size = 128  # pictures a step (authors' code)
+    config.data.batch_size = 128  # images a step (authors' code)
     config.network.multipliers = (1, 2, 2, 2, 4)  # of 128 channels, at 64 … 4 pixels (paper)
-    config.network.blocks = 6  # per resolution: 56.27 M parameters (paper)
+    config.network.blocks_per_resolution = 6  # per resolution: 56.27 M parameters (paper)
     config.optimizer.beta1 = 0.5  # (authors' code)
     return config

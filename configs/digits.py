@@ -1,20 +1,20 @@
 """The 1,797 handwritten digits of scikit-learn, 8x8: minutes on two CPU cores. All settings are ours."""
 
-from drl_jax.configuration import Config, base
+from drl_jax.config.schema import Config, base
 
 
 def get_config() -> Config:
     config = base()
     config.data.name = "digits"
     config.data.image_size = 8  # pixels
-    config.data.colors = 1  # grey
+    config.data.channels = 1  # grey
     config.data.flip = False  # a mirrored digit is none
-    config.data.batch_size = 64  # pictures a step
-    config.network.channels = 32  # width at 8x8
+    config.data.batch_size = 64  # images a step
+    config.network.width = 32  # width at 8x8
     config.network.multipliers = (1, 2)  # of 32 channels, at 8 and 4 pixels
-    config.network.blocks = 1  # per resolution
+    config.network.blocks_per_resolution = 1  # per resolution
     config.levels.b_squared = 1e-3  # five times the paper's, for half its Langevin steps
-    config.langevin.steps = 15  # K, per level
+    config.sampler.steps = 15  # K, per level
     config.optimizer.learning_rate = 3e-3  # thirty times the paper's, for so small a network
     config.optimizer.warmup_steps = 100
     config.optimizer.decay_steps = 4000  # learning rate 0 at the end
@@ -23,7 +23,7 @@ def get_config() -> Config:
     config.checkpoint.every = 1000  # steps
     config.evaluation.every = 1000  # steps
     config.evaluation.num_samples = 898  # half of the data
-    config.evaluation.rows = 64  # at once on a device
-    config.evaluation.batch_size = 898
+    config.evaluation.samples_per_device = 64  # at once on a device
+    config.evaluation.save_every = 898
     config.evaluation.metrics = "frechet_pixels,kid_pixels,precision_recall_pixels"
     return config

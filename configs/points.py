@@ -1,12 +1,12 @@
 """Points in the plane whose density is known: --config=configs/points.py:ring, :checkerboard, :spirals, …
 
-All settings are ours. The picture models' temperature does not fit: f is the log-density itself, and the
+All settings are ours. The image models' temperature does not fit: f is the log-density itself, and the
 chain is Metropolis-adjusted, so that the learned density has no bias from its steps.
 """
 
 from ml_collections import ConfigDict
 
-from drl_jax.configuration import Config, base
+from drl_jax.config.schema import Config, base
 from drl_jax.data.densities import by_name
 
 
@@ -15,20 +15,20 @@ def get_config(density: str = "ring") -> Config:
     config = base()
     config.data.name = "points"
     config.data.density = density
-    config.data.flip = False  # only pictures have a left and a right
+    config.data.flip = False  # only images have a left and a right
     config.network = ConfigDict()
     config.network.name = "points"
     config.network.width = 128
     config.network.depth = 1  # hidden layers
-    config.network.frequencies = 64  # sinusoids of the coordinates …
-    config.network.lowest = 1.0  # … from this many radians per unit
-    config.network.highest = 20.0  # … to this many
+    config.network.num_frequencies = 64  # sinusoids of the coordinates …
+    config.network.min_frequency = 1.0  # … from this many radians per unit
+    config.network.max_frequency = 20.0  # … to this many
     config.levels.temperature = "one"  # f is the log-density
-    config.levels.growth = 0.0  # steps in proportion to each level's σ
+    config.levels.step_growth = 0.0  # steps in proportion to each level's σ
     config.levels.b_squared = 4.0  # b²: the largest squared step, in σ²_{t+1}
-    config.langevin.spread = 400.0  # steps are drawn between b² / 400 and b²
-    config.langevin.steps = 15  # K, per level
-    config.langevin.noise_scale = 1.0  # an adjusted chain has no other
+    config.sampler.step_range = 400.0  # steps are drawn between b² / 400 and b²
+    config.sampler.steps = 15  # K, per level
+    config.sampler.noise_scale = 1.0  # an adjusted chain has no other
     config.optimizer.learning_rate = 1e-3
     config.optimizer.warmup_steps = 100
     config.optimizer.decay_steps = 12_000  # learning rate 0 at the end
@@ -41,7 +41,7 @@ def get_config(density: str = "ring") -> Config:
     config.checkpoint.every = 4000  # steps
     config.evaluation.every = 4000  # steps
     config.evaluation.num_samples = 20_000
-    config.evaluation.rows = 1000  # at once on a device
-    config.evaluation.batch_size = 20_000
+    config.evaluation.samples_per_device = 1000  # at once on a device
+    config.evaluation.save_every = 20_000
     config.evaluation.metrics = "total_variation"
     return config

@@ -13,10 +13,11 @@ from absl import flags
 from etils import epath
 from ml_collections import config_flags
 
-from drl_jax import __version__, configuration
-from drl_jax.configuration import Config
+from drl_jax import __version__
+from drl_jax.config import schema
+from drl_jax.config.schema import Config
 from drl_jax.errors import UserError
-from drl_jax.parallel.stopping import EXIT_CODE, Stop, Stopped, interruptible, listening
+from drl_jax.parallel.preemption import EXIT_CODE, Stop, Stopped, interruptible, listening
 
 COMMANDS = {
     "train": "train a model, or go on with the one in --workdir",
@@ -158,7 +159,7 @@ def parse(argv: Sequence[str]) -> Arguments:
         next((a.split("=", 1)[1] for a in argv if a.startswith(flag)), None)
         for flag in ("--config=", "--workdir=")
     )
-    saved = None if workdir is None else epath.Path(workdir).expanduser() / configuration.FILE
+    saved = None if workdir is None else epath.Path(workdir).expanduser() / schema.FILE
     with _as_the_program(argv):
         if given is None and (saved is None or not saved.exists()):
             where = "" if saved is None else f", and --workdir={workdir} holds no run that has one"
@@ -170,7 +171,7 @@ def parse(argv: Sequence[str]) -> Arguments:
             if given is not None:
                 config_flags.DEFINE_config_file("config", lock_config=True, flag_values=known)
             elif saved is not None:
-                config = configuration.load(saved)
+                config = schema.load(saved)
                 config_flags.DEFINE_config_dict("config", config, lock_config=True, flag_values=known)
             rest = known(sys.argv)[1:]
             config: Config = known["config"].value
@@ -186,7 +187,7 @@ def parse(argv: Sequence[str]) -> Arguments:
             ValueError,
         ) as error:
             raise UserError(_one_line(error, given)) from None
-    configuration.require_keys(config, given or str(saved))
+    schema.require_keys(config, given or str(saved))
     if rest:
         raise UserError(f"{rest[0]!r} is not a flag; flags are written --config.KEY=VALUE")
     return Arguments(config, _prepare_command(argv, saved), workdir, bool(known["show"].value))

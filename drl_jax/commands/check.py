@@ -9,17 +9,17 @@ from drl_jax.commands.common import (
     read_reference,
     voices,
 )
-from drl_jax.configuration import Config
-from drl_jax.data.prepared import has_split
+from drl_jax.config.build import build, open_data
+from drl_jax.config.schema import Config
+from drl_jax.data.tfds_source import has_split
 from drl_jax.errors import UserError
-from drl_jax.experiment import build, open_data
-from drl_jax.metrics import measures
-from drl_jax.metrics.spaces import PUBLIC_SHA256
+from drl_jax.evaluation import measures
+from drl_jax.evaluation.features import PUBLIC_SHA256
 from drl_jax.parallel import devices
-from drl_jax.parallel.stopping import Stop
-from drl_jax.reporting import provenance
+from drl_jax.parallel.preemption import Stop
+from drl_jax.report import provenance
 
-# What others measured of the pictures of CIFAR-10 by the same network: the distance of the test set from
+# What others measured of the images of CIFAR-10 by the same network: the distance of the test set from
 # the training set, and the score of the training set.
 _KNOWN = {"cifar10": {"fid_10000": 3.15, "inception_score": 11.24}}
 
@@ -63,7 +63,7 @@ def check(config: Config, prepare_command: str, stop: Stop) -> None:
 
 def _is_as_known(config: Config) -> bool:
     data, weights = config.data, config.evaluation.inception_sha256
-    whole = (data.split, data.image_size, data.colors, data.crop) == ("train", 32, 3, None)
+    whole = (data.split, data.image_size, data.channels, data.crop) == ("train", 32, 3, None)
     return whole and weights.startswith(PUBLIC_SHA256)
 
 

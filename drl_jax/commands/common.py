@@ -9,21 +9,21 @@ from typing import Any
 import jax
 from etils import epath
 
-from drl_jax import configuration
-from drl_jax.configuration import Config
+from drl_jax.checkpoints.orbax import FOLDER, Checkpoint, hush, load, steps
+from drl_jax.config import schema
+from drl_jax.config.build import Experiment
+from drl_jax.config.schema import Config
 from drl_jax.data import densities
-from drl_jax.data.prepared import data_directory
 from drl_jax.data.sources import Source
+from drl_jax.data.tfds_source import data_directory
 from drl_jax.errors import UserError
-from drl_jax.evaluation import Domain, Pictures, Points
-from drl_jax.experiment import Experiment
-from drl_jax.metrics import measures, spaces
-from drl_jax.metrics.reference import Reference, measure_data
-from drl_jax.metrics.spaces import Space
+from drl_jax.evaluation import features, measures
+from drl_jax.evaluation.evaluator import Domain, Images, Points
+from drl_jax.evaluation.features import Space
+from drl_jax.evaluation.reference import Reference, measure_data
 from drl_jax.parallel.devices import Placement
-from drl_jax.parallel.stopping import Stop
-from drl_jax.sampling import Sampler, Weights
-from drl_jax.training.checkpoints import FOLDER, Checkpoint, hush, load, steps
+from drl_jax.parallel.preemption import Stop
+from drl_jax.parallel.sampler import Sampler, Weights
 from drl_jax.training.loop import Say
 
 
@@ -41,11 +41,11 @@ def voices() -> tuple[Say, Say]:
 
 
 def changes(workdir: epath.Path, config: Config) -> list[str]:
-    """As `configuration.changes`; none where nothing was saved yet, which leaves all settings free."""
-    saved = workdir / configuration.FILE
+    """As `schema.changes`; none where nothing was saved yet, which leaves all settings free."""
+    saved = workdir / schema.FILE
     if not saved.exists() or not steps(workdir / FOLDER):
         return []
-    return configuration.changes(configuration.load(saved), config, str(workdir))
+    return schema.changes(schema.load(saved), config, str(workdir))
 
 
 def make_sampler(config: Config, experiment: Experiment, placement: Placement, stop: Stop) -> Sampler:
@@ -54,18 +54,18 @@ def make_sampler(config: Config, experiment: Experiment, placement: Placement, s
         experiment,
         placement,
         stop,
-        rows=config.evaluation.rows,
+        rows=config.evaluation.samples_per_device,
         seed=config.evaluation.seed,
-        num_steps=config.langevin.steps,
-        noise_scale=config.langevin.noise_scale,
-        spread=config.langevin.spread,
+        num_steps=config.sampler.steps,
+        noise_scale=config.sampler.noise_scale,
+        spread=config.sampler.step_range,
     )
 
 
 def make_domain(config: Config, experiment: Experiment) -> Domain:
-    """Pictures, or points of the config's density."""
+    """Images, or points of the config's density."""
     if config.data.name != "points":
-        return Pictures()
+        return Images()
     return Points(experiment, densities.by_name(config.data.density))
 
 
@@ -77,7 +77,7 @@ def metrics_of(config: Config, *, samples: bool = True) -> list[str]:
     if "inception" in needed and config.evaluation.inception_weights is None:
         raise UserError(
             f"config.evaluation.metrics={config.evaluation.metrics!r} needs Inception: set "
-            f"config.evaluation.inception_weights to torch-fidelity's file, or to {spaces.FETCH}: download it"
+            f"config.evaluation.inception_weights to torch-fidelity's file, or to {features.FETCH}: download it"
         )
     fewest = measures.fewest(names)
     if samples and config.evaluation.num_samples < fewest:
@@ -96,11 +96,11 @@ def make_spaces(
     for name in measures.spaces_of(metrics):
         if name == "inception":
             path = config.evaluation.inception_weights
-            if path == spaces.FETCH:
-                path = spaces.fetch_weights(data_folder(config) / "downloads")
-            made.append(spaces.inception_space(path, config.evaluation.inception_sha256, placement))
+            if path == features.FETCH:
+                path = features.fetch_weights(data_folder(config) / "downloads")
+            made.append(features.inception_space(path, config.evaluation.inception_sha256, placement))
         else:
-            made.append(spaces.data_space(shape))
+            made.append(features.data_space(shape))
     return made
 
 
@@ -109,7 +109,7 @@ def read_reference(
 ) -> Reference:
     """What metrics measure against, of the examples of a source; kept beside the data."""
     cache = data_folder(config) / "features"
-    return measure_data(source, spaces, cache, warn, fewest=measures.fewest(metrics))
+    return measure_data(source, features, cache, warn, fewest=measures.fewest(metrics))
 
 
 def about_data(config: Config, source: Source, reference: Reference) -> dict[str, Any]:
@@ -121,7 +121,7 @@ def about_data(config: Config, source: Source, reference: Reference) -> dict[str
     else:
         used |= {
             "image_size": data.image_size,
-            "colors": data.colors,
+            "colors": data.channels,
             "crop": data.crop or "as the set's own",
         }
     compared = {
@@ -152,8 +152,8 @@ def load_weights(
 
     Raises UserError if there is none.
     """
-    if not (workdir / configuration.FILE).exists():
-        missing = workdir / configuration.FILE
+    if not (workdir / schema.FILE).exists():
+        missing = workdir / schema.FILE
         raise UserError(f"--workdir={workdir} holds no run: there is no {missing}; train one first")
     changes(workdir, config)
     like = jax.eval_shape(experiment.init_state, jax.random.key(0))
@@ -167,7 +167,7 @@ def load_weights(
     if checkpoint is None:
         raise UserError(f"--workdir={workdir} holds no checkpoint yet; train longer")
     # Its own word for what it was trained with: the workdir's file may have been edited.
-    configuration.changes(checkpoint.record["config"], config, str(workdir))
+    schema.changes(checkpoint.record["config"], config, str(workdir))
     return checkpoint, Weights(checkpoint.state.ema_params, checkpoint.state.ema_vectors)
 
 

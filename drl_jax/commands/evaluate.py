@@ -10,7 +10,8 @@ from typing import Any
 import jax
 from etils import epath
 
-from drl_jax import storage
+from drl_jax import files
+from drl_jax.checkpoints.packing import digest
 from drl_jax.commands.common import (
     about_data,
     load_weights,
@@ -22,22 +23,21 @@ from drl_jax.commands.common import (
     read_reference,
     voices,
 )
-from drl_jax.configuration import Config
+from drl_jax.config.build import build, open_data
+from drl_jax.config.schema import Config
 from drl_jax.errors import UserError
-from drl_jax.evaluation import Domain, Gallery
-from drl_jax.experiment import build, open_data
-from drl_jax.metrics import measures
-from drl_jax.metrics.measures import Population
-from drl_jax.metrics.parts import Part, Parts, digests, join
-from drl_jax.metrics.reference import hash_of
-from drl_jax.metrics.spaces import Space
+from drl_jax.evaluation import measures
+from drl_jax.evaluation.evaluator import Domain, Gallery
+from drl_jax.evaluation.features import Space
+from drl_jax.evaluation.measures import Population
+from drl_jax.evaluation.reference import hash_of
+from drl_jax.evaluation.store import Part, Parts, digests, join
 from drl_jax.parallel import devices
 from drl_jax.parallel.devices import everywhere, from_first
-from drl_jax.parallel.stopping import Stop
-from drl_jax.reporting import provenance, records
-from drl_jax.sampling import Sampler, Weights, not_finite
+from drl_jax.parallel.preemption import Stop
+from drl_jax.parallel.sampler import Sampler, Weights, not_finite
+from drl_jax.report import metrics_log, provenance
 from drl_jax.training.loop import Say
-from drl_jax.training.packing import digest
 
 FOLDER = "evaluations"  # in the workdir: one folder per set of samples
 
@@ -60,10 +60,10 @@ def evaluate(config: Config, workdir: epath.Path, prepare_command: str, stop: St
     checkpoint, weights = load_weights(workdir, config, experiment, placement, warn)
     spaces = make_spaces(config, metrics, experiment.shape, placement)
     sampler, domain = make_sampler(config, experiment, placement, stop), make_domain(config, experiment)
-    count, batch = config.evaluation.num_samples, config.evaluation.batch_size
+    count, batch = config.evaluation.num_samples, config.evaluation.save_every
     if batch > count:
         say(
-            f"config.evaluation.batch_size={batch}: {count} samples do not fill a batch, and are saved as one"
+            f"config.evaluation.save_every={batch}: {count} samples do not fill a batch, and are saved as one"
         )
 
     drawn_from = {
@@ -73,13 +73,13 @@ def evaluate(config: Config, workdir: epath.Path, prepare_command: str, stop: St
         "weights_sha256": digest(weights),
         "levels": config.levels.count,
         "b_squared": config.levels.b_squared,
-        "growth": config.levels.growth,
+        "growth": config.levels.step_growth,
         "temperature": config.levels.temperature,
-        "langevin_steps": config.langevin.steps,
-        "langevin_spread": config.langevin.spread,
-        "noise_scale": config.langevin.noise_scale,
+        "langevin_steps": config.sampler.steps,
+        "langevin_spread": config.sampler.step_range,
+        "noise_scale": config.sampler.noise_scale,
         "seed": config.evaluation.seed,
-        "drawn_at_once": config.evaluation.rows,
+        "drawn_at_once": config.evaluation.samples_per_device,
         "device": jax.devices()[0].device_kind,
     }
     versions = provenance.versions()
@@ -88,7 +88,7 @@ def evaluate(config: Config, workdir: epath.Path, prepare_command: str, stop: St
     folder = workdir / FOLDER / f"{checkpoint.step:07}_{hash_of(identity)}"
     first = jax.process_index() == 0
     with ExitStack() as opened:
-        devices.by_first(lambda: opened.enter_context(storage.held(folder, "evaluation")))
+        devices.by_first(lambda: opened.enter_context(files.held(folder, "evaluation")))
         _draw(sampler, weights, count, domain, spaces, folder, say, save_every=batch)
         reference = read_reference(config, source, metrics, spaces, warn)
         scores = {}
@@ -119,7 +119,7 @@ def evaluate(config: Config, workdir: epath.Path, prepare_command: str, stop: St
             }
             say(_told(result))
             file = folder / f"result_{count}.json"
-            storage.write(file, json.dumps(_with_earlier(file, result), indent=1) + "\n")
+            files.write(file, json.dumps(_with_earlier(file, result), indent=1) + "\n")
             say(f"written to {file}")
     everywhere(True)  # the first process is at work longer than the others
 
@@ -209,7 +209,7 @@ def _with_earlier(file: epath.Path, result: dict[str, Any]) -> dict[str, Any]:
 def _training_seconds(workdir: epath.Path, step: int) -> float:
     """How long the run took to come to a step, evaluations included and interruptions left out."""
     seconds, before = 0.0, 0
-    for line in records.read(workdir):
+    for line in metrics_log.read(workdir):
         if line["step"] > step:
             break
         if line.get("steps_per_second"):

@@ -1,7 +1,7 @@
 """`prepare`: fetches and prepares a data set."""
 
 from drl_jax.commands.common import voices
-from drl_jax.configuration import Config
+from drl_jax.config.schema import Config
 from drl_jax.data.prepare import prepare as prepare_data
 
 

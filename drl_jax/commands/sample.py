@@ -7,18 +7,18 @@ import jax
 import numpy as np
 from etils import epath
 
-from drl_jax import storage
+from drl_jax import files
 from drl_jax.commands.common import load_weights, make_domain, make_sampler, voices
-from drl_jax.configuration import Config
-from drl_jax.evaluation import Gallery
-from drl_jax.experiment import build
+from drl_jax.config.build import build
+from drl_jax.config.schema import Config
+from drl_jax.evaluation.evaluator import Gallery
 from drl_jax.parallel import devices
-from drl_jax.parallel.stopping import Stop
-from drl_jax.sampling import not_finite
+from drl_jax.parallel.preemption import Stop
+from drl_jax.parallel.sampler import not_finite
 
 
 def sample(config: Config, workdir: epath.Path, stop: Stop) -> None:
-    """Draws from the averaged weights of a checkpoint: samples.npz and pictures, in the workdir."""
+    """Draws from the averaged weights of a checkpoint: samples.npz and images, in the workdir."""
     experiment = build(config)
     devices.start()
     stop.linger = devices.linger()
@@ -41,7 +41,7 @@ def sample(config: Config, workdir: epath.Path, stop: Stop) -> None:
     gallery.show(workdir / "samples")
     file = io.BytesIO()
     np.savez(file, arr_0=samples)
-    storage.write(workdir / "samples.npz", file.getvalue())
+    files.write(workdir / "samples.npz", file.getvalue())
     say(
         f"{len(samples)} samples of step {checkpoint.step} in {seconds:.1f} s: {workdir / 'samples.npz'}, "
         f"{workdir / 'samples.png'}"

@@ -12,7 +12,9 @@ import numpy as np
 from clu import parameter_overview
 from etils import epath
 
-from drl_jax import configuration, storage
+from drl_jax import files
+from drl_jax.checkpoints.orbax import FOLDER, Keep, open_checkpoints
+from drl_jax.checkpoints.packing import digest
 from drl_jax.commands.common import (
     changes,
     make_domain,
@@ -22,24 +24,23 @@ from drl_jax.commands.common import (
     read_reference,
     voices,
 )
-from drl_jax.configuration import Config
-from drl_jax.data.pipeline import batches
+from drl_jax.config import schema
+from drl_jax.config.build import Experiment, build, open_data
+from drl_jax.config.schema import Config
 from drl_jax.data.sources import Source
+from drl_jax.data.stream import batches
 from drl_jax.errors import UserError
-from drl_jax.evaluation import Evaluation
-from drl_jax.experiment import Experiment, build, open_data
-from drl_jax.metrics import measures
+from drl_jax.evaluation import measures
+from drl_jax.evaluation.evaluator import Evaluation
 from drl_jax.parallel import devices
 from drl_jax.parallel.devices import everywhere
-from drl_jax.parallel.stopping import Stop
-from drl_jax.reporting import provenance
-from drl_jax.reporting.records import Nowhere, open_records
-from drl_jax.sampling import Weights
-from drl_jax.training.checkpoints import FOLDER, Keep, open_checkpoints
+from drl_jax.parallel.preemption import Stop
+from drl_jax.parallel.sampler import Weights
+from drl_jax.report import provenance
+from drl_jax.report.metrics_log import Nowhere, open_records
 from drl_jax.training.guard import Limits
 from drl_jax.training.loop import Run, Say, Schedule, init_state
 from drl_jax.training.loop import train as run_training
-from drl_jax.training.packing import digest
 
 SCORES = "scores.json"  # of the last step, in the workdir
 
@@ -77,7 +78,7 @@ def train(config: Config, workdir: epath.Path, prepare_command: str, stop: Stop)
 
         def accept(record: Mapping[str, Any]) -> None:
             # Its own word for what it was trained with: the workdir's file may have been edited or lost.
-            configuration.changes(record["config"], config, str(workdir))
+            schema.changes(record["config"], config, str(workdir))
             before = record["data"]
             if before["examples"] != data["examples"]:
                 raise UserError(
@@ -119,7 +120,7 @@ def train(config: Config, workdir: epath.Path, prepare_command: str, stop: Stop)
                 rollbacks=config.guard.rollbacks,
                 best_of=config.checkpoint.best_of,
             ),
-            limits=Limits(config.guard.spike, config.guard.loss, config.guard.reach),
+            limits=Limits(config.guard.spike, config.guard.loss, config.guard.max_abs),
             about={
                 "config": config.to_dict(),
                 "data": data,
@@ -149,7 +150,7 @@ def train(config: Config, workdir: epath.Path, prepare_command: str, stop: Stop)
             if first:
                 told = {**about, "scores": scores, "data": data, **provenance.versions()}
                 content = json.dumps(told, indent=1) + "\n"
-                storage.write(workdir / SCORES, content)
+                files.write(workdir / SCORES, content)
         for name, value in scores.items():
             say(f"{name:<36} {value:.4f}")
 
@@ -174,12 +175,12 @@ def _check_best(config: Config, metrics: list[str]) -> None:
 
 def _take_workdir(opened: ExitStack, config: Config, workdir: epath.Path, say: Say) -> list[str]:
     """Locks the folder and leaves the config there. Returns what has changed in it since the run began."""
-    opened.enter_context(storage.held(workdir))
-    if not storage.is_local(workdir):
+    opened.enter_context(files.held(workdir))
+    if not files.is_local(workdir):
         say(f"--workdir={workdir} cannot be locked: see that no other job uses it")
     changed = changes(workdir, config)
     try:
-        configuration.save(config, workdir / configuration.FILE)
+        schema.save(config, workdir / schema.FILE)
     except OSError as error:
         raise UserError(f"--workdir={workdir} cannot be written: {error.strerror or error}") from None
     return changed
@@ -191,7 +192,7 @@ def _overview(config: Config, experiment: Experiment, examples: int) -> str:
     return "\n".join(
         [
             table,
-            f"{experiment.levels.num_levels} levels, {config.langevin.steps} Langevin steps each; "
+            f"{experiment.levels.num_levels} levels, {config.sampler.steps} Langevin steps each; "
             f"{examples} examples of {config.data.name}, {config.data.batch_size} a step",
             f"runs on {devices.describe()}",
         ]

@@ -1,6 +1,6 @@
 """Handwritten digits, 8 x 8: the 1,797 that come with scikit-learn, as a set that needs no network.
 
-Small enough that every part of the project can be tried on real pictures in minutes.
+Small enough that every part of the project can be tried on real images in minutes.
 """
 
 import contextlib
@@ -10,8 +10,8 @@ import os
 import numpy as np
 import tensorflow_datasets as tfds
 
-from drl_jax.data.building import build
-from drl_jax.data.originals import Originals
+from drl_jax.data.downloads import Originals
+from drl_jax.data.tfds_build import build
 
 
 class Digits(tfds.core.GeneratorBasedBuilder):
@@ -41,10 +41,10 @@ class Digits(tfds.core.GeneratorBasedBuilder):
         from sklearn.datasets import load_digits
 
         rows, labels = load_digits(return_X_y=True)
-        pictures = np.asarray(rows).reshape(-1, 8, 8, 1)  # of 0 to 16
-        pixels = np.round(pictures * (255 / 16)).astype(np.uint8)
-        for i, (picture, label) in enumerate(zip(pixels, labels, strict=True)):
-            yield i, {"image": picture, "label": int(label)}
+        images = np.asarray(rows).reshape(-1, 8, 8, 1)  # of 0 to 16
+        pixels = np.round(images * (255 / 16)).astype(np.uint8)
+        for i, (image, label) in enumerate(zip(pixels, labels, strict=True)):
+            yield i, {"image": image, "label": int(label)}
 
 
 def ensure_prepared(data_dir: str) -> None:

@@ -1,4 +1,4 @@
-"""Pictures as files, in a folder or in a zip."""
+"""Images as files, in a folder or in a zip."""
 
 import os
 import re
@@ -8,14 +8,14 @@ from pathlib import PurePosixPath
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from drl_jax.data.pictures import Framing
+from drl_jax.data.decoding import Framing
 from drl_jax.errors import UserError
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
-class PictureFiles:
-    """Picture files by index; decodes at each call."""
+class ImageFiles:
+    """Image files by index; decodes at each call."""
 
     def __init__(self, names: list[str], read, origin: str, framing: Framing):
         """`read(name)` returns the bytes of a file; `origin` is what the names are relative to."""
@@ -28,9 +28,9 @@ class PictureFiles:
         return len(self._names)
 
     def take(self, indices: Int[np.ndarray, " n"]) -> UInt8[np.ndarray, "n height width channels"]:
-        return np.stack([self._picture(self._names[i]) for i in indices])
+        return np.stack([self._image(self._names[i]) for i in indices])
 
-    def _picture(self, name: str) -> UInt8[np.ndarray, "height width channels"]:
+    def _image(self, name: str) -> UInt8[np.ndarray, "height width channels"]:
         origin = os.path.join(self._origin, name)
         try:
             encoded = self._read(name)
@@ -40,11 +40,11 @@ class PictureFiles:
         return self._framing(encoded, f"data.path: {origin}")
 
 
-def open_folder(path: str, framing: Framing) -> PictureFiles:
-    """The pictures under a folder, with its subfolders, or in a zip, in natural order of names.
+def open_folder(path: str, framing: Framing) -> ImageFiles:
+    """The images under a folder, with its subfolders, or in a zip, in natural order of names.
 
     Raises:
-      UserError: the path is neither, or holds no pictures.
+      UserError: the path is neither, or holds no images.
     """
     path = os.path.expanduser(path)
     if os.path.isdir(path):
@@ -62,18 +62,18 @@ def open_folder(path: str, framing: Framing) -> PictureFiles:
         try:
             archive = zipfile.ZipFile(path)
         except zipfile.BadZipFile:
-            raise UserError(f"data.path={path!r} is not a zip; give a folder or a zip of pictures") from None
+            raise UserError(f"data.path={path!r} is not a zip; give a folder or a zip of images") from None
         names, read = archive.namelist(), archive.read
     else:
-        raise UserError(f"data.path={path!r} does not exist; give a folder or a zip of pictures")
+        raise UserError(f"data.path={path!r} does not exist; give a folder or a zip of images")
 
-    pictures = sorted(filter(_is_picture, names), key=_natural)
-    if not pictures:
-        raise UserError(f"data.path={path!r} holds no pictures; their names end in {', '.join(_SUFFIXES)}")
-    return PictureFiles(pictures, read, path, framing)
+    images = sorted(filter(_is_image, names), key=_natural)
+    if not images:
+        raise UserError(f"data.path={path!r} holds no images; their names end in {', '.join(_SUFFIXES)}")
+    return ImageFiles(images, read, path, framing)
 
 
-def _is_picture(name: str) -> bool:
+def _is_image(name: str) -> bool:
     # Names that start with a dot, and the folder __MACOSX, are what file managers leave behind.
     hidden = any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts)
     return not hidden and name.lower().endswith(_SUFFIXES)

@@ -10,9 +10,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from drl_jax.data import digits
-from drl_jax.data.building import build
-from drl_jax.data.originals import Originals
-from drl_jax.data.prepared import data_directory, require_random_access, unknown
+from drl_jax.data.downloads import Originals
+from drl_jax.data.tfds_build import build
+from drl_jax.data.tfds_source import data_directory, require_random_access, unknown
 from drl_jax.errors import UserError
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float32, Int, UInt8
 
 from drl_jax.data import densities
-from drl_jax.data.pictures import Framing
+from drl_jax.data.decoding import Framing
 from drl_jax.errors import UserError
 
 Examples = UInt8[np.ndarray, "n height width channels"] | Float32[np.ndarray, "n 2"]
@@ -29,7 +29,7 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def take(self, indices: Indices) -> Examples:
-        """Rows `[n, H, W, C]` uint8 of pictures or `[n, 2]` float32 of points.
+        """Rows `[n, H, W, C]` uint8 of images or `[n, 2]` float32 of points.
 
         The array is the caller's to change. Threads may call at once.
 
@@ -53,7 +53,7 @@ class InMemory:
 
 
 class Remembered:
-    """A picture source that decodes each picture once and keeps its pixels.
+    """A image source that decodes each image once and keeps its pixels.
 
     Opening costs nothing, and the first epoch pays for itself.
     """
@@ -67,7 +67,7 @@ class Remembered:
         return len(self._known)
 
     def take(self, indices: Indices) -> Examples:
-        # Two threads may decode the same picture; they write the same bytes.
+        # Two threads may decode the same image; they write the same bytes.
         new = np.unique(indices[~self._known[indices]])
         if len(new):
             self._pixels[new] = self._source.take(new)
@@ -138,14 +138,14 @@ def open_source(
     """Opens the examples that a config's `data` names.
 
     Args:
-      name: "points" (needs `density`), "folder" (needs `path`), "digits", or the name of a picture
+      name: "points" (needs `density`), "folder" (needs `path`), "digits", or the name of a image
         set of tensorflow-datasets, such as "cifar10" or "celeb_a", prepared as array_record.
       split: of a set of tensorflow-datasets; the others have "train" alone.
-      image_size: side in pixels; None keeps the size of a set whose pictures are all one square.
+      image_size: side in pixels; None keeps the size of a set whose images are all one square.
       channels: 1 (grey) or 3 (RGB).
       data_dir: of tensorflow-datasets; None is $TFDS_DATA_DIR, or else ~/tensorflow_datasets.
-      path: a folder, searched with its subfolders, or a zip of pictures.
-      crop: (top, left, height, width) in the original picture; None is the central square, or for
+      path: a folder, searched with its subfolders, or a zip of images.
+      crop: (top, left, height, width) in the original image; None is the central square, or for
         celeb_a rows 20 to 198.
       density: name of a density in the plane.
       size: how many points are drawn from it, once.
@@ -182,21 +182,23 @@ def open_source(
         return _remembered_if_small(Watched(open_folder(path, framing), timeout), framing)
 
     # Imported here because tensorflow-datasets takes a second, and points do not need it.
-    from drl_jax.data import prepared
+    from drl_jax.data import tfds_source
 
-    directory = prepared.data_directory(data_dir)
+    directory = tfds_source.data_directory(data_dir)
     if name == "digits":
         from drl_jax.data import digits
 
         digits.ensure_prepared(directory)
     command = f"{prepare_command} --config.data.data_dir={shlex.quote(directory)}"
-    dataset = prepared.find(name, directory, prepare_command=command)
+    dataset = tfds_source.find(name, directory, prepare_command=command)
     if crop is None and name == "celeb_a":
         crop = CELEB_A_CROP
     if image_size is None:
-        image_size = prepared.natural_size(dataset, name)
+        image_size = tfds_source.natural_size(dataset, name)
     framing = Framing(image_size, channels, crop)
-    return _remembered_if_small(Watched(prepared.Prepared(dataset, name, split, framing), timeout), framing)
+    return _remembered_if_small(
+        Watched(tfds_source.Prepared(dataset, name, split, framing), timeout), framing
+    )
 
 
 def _require_train(name: str, split: str) -> None:

@@ -1,7 +1,7 @@
 """Inception-v3 as published Fréchet distances use it: the graph of 2015-12-05, in float32 at full precision.
 
 It differs from the Inception of model zoos: average pools do not count their padding, the last block pools
-by maximum, there are 1,008 classes, and pictures are enlarged to 299 pixels as TensorFlow 1 did.
+by maximum, there are 1,008 classes, and images are enlarged to 299 pixels as TensorFlow 1 did.
 
 References: Szegedy et al. 2016 (the network), Heusel et al. 2017 (its use). Names and order of the weights
 are those of torch-fidelity's file.
@@ -32,10 +32,10 @@ class Outputs(NamedTuple):
     logits: Float[Array, "n 1008"]
 
 
-def inception(weights: Weights, pictures: UInt8[Array, "n height width 3"]) -> Outputs:
+def inception(weights: Weights, images: UInt8[Array, "n height width 3"]) -> Outputs:
     """Features and logits of RGB bytes, of any size."""
     net = _Net(weights)
-    x = (resize(pictures.astype(jnp.float32)) - 128) / 128
+    x = (resize(images.astype(jnp.float32)) - 128) / 128
     x = net.conv("Conv2d_1a_3x3", x, stride=2)
     x = net.conv("Conv2d_2a_3x3", x)
     x = net.conv("Conv2d_2b_3x3", x, same=True)
@@ -55,11 +55,11 @@ def inception(weights: Weights, pictures: UInt8[Array, "n height width 3"]) -> O
     return Outputs(features, jnp.dot(features, weights["fc.kernel"], precision=lax.Precision.HIGHEST))
 
 
-def resize(pictures: _Maps) -> _Maps:
+def resize(images: _Maps) -> _Maps:
     """To 299 x 299, bilinearly between the two pixels at and after i · side / 299: without the half-pixel
-    centres of newer resizes, which move the features of 32 x 32 pictures by 2.4 %."""
-    rows, columns = (jnp.asarray(_taps(side)) for side in pictures.shape[1:3])
-    return jnp.einsum("yh,nhwc,xw->nyxc", rows, pictures, columns, precision=lax.Precision.HIGHEST)
+    centres of newer resizes, which move the features of 32 x 32 images by 2.4 %."""
+    rows, columns = (jnp.asarray(_taps(side)) for side in images.shape[1:3])
+    return jnp.einsum("yh,nhwc,xw->nyxc", rows, images, columns, precision=lax.Precision.HIGHEST)
 
 
 def _taps(side: int) -> Float[np.ndarray, "299 side"]:

@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from drl_jax.errors import UserError
-from drl_jax.parallel.stopping import Stop, Stopped
+from drl_jax.parallel.preemption import Stop, Stopped
 
 AXIS = "data"  # of the mesh: examples are spread along it
 

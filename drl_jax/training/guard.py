@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from drl_jax.core.types import Tree
 from drl_jax.training.step import Report
-from drl_jax.types import Tree
 
 _RATE = 0.05  # by which the typical size of a value follows it, per step
 _FIRST = 50  # steps before a value's typical size is held against it

@@ -10,15 +10,15 @@ import jax
 import numpy as np
 from etils import epath
 
+from drl_jax.checkpoints.orbax import Checkpoints
+from drl_jax.config.build import Experiment
 from drl_jax.errors import UserError
-from drl_jax.experiment import Experiment
 from drl_jax.parallel.devices import AXIS, Placement, everywhere, from_first
-from drl_jax.parallel.stopping import Stop, Stopped
-from drl_jax.reporting import records as recording
-from drl_jax.reporting.progress import Progress
-from drl_jax.reporting.records import Records
-from drl_jax.sampling import Weights
-from drl_jax.training.checkpoints import Checkpoints
+from drl_jax.parallel.preemption import Stop, Stopped
+from drl_jax.parallel.sampler import Weights
+from drl_jax.report import metrics_log as recording
+from drl_jax.report.metrics_log import Records
+from drl_jax.report.progress import Progress
 from drl_jax.training.guard import Diverged, Guard, Limits
 from drl_jax.training.step import Report, Totals, TrainState, make_train_step
 

@@ -13,12 +13,13 @@ from flax import struct
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from drl_jax import spectral
-from drl_jax.networks import bind
-from drl_jax.noise import Levels, at, diffuse, fold_in
-from drl_jax.recovery import draw, objective
-from drl_jax.samplers.langevin import norm
-from drl_jax.types import Batch, Keys, Leaf, Tree
+from drl_jax.core import spectral
+from drl_jax.core.levels import Levels, at, diffuse
+from drl_jax.core.mcmc.langevin import norm
+from drl_jax.core.networks import bind
+from drl_jax.core.objective import draw, objective
+from drl_jax.core.randomness import example_keys, fold_in
+from drl_jax.core.types import Batch, Leaf, Tree
 
 Votes = Float[Array, "1"]
 
@@ -225,8 +226,3 @@ def make_train_step(
         return optax.incremental_update(new, average, 1 - settings.ema_decay)
 
     return train_step
-
-
-def example_keys(key: jax.Array, count: int, first: int | jax.Array = 0) -> Keys:
-    """One key for each of examples first … first + count − 1."""
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(count))

@@ -1,9 +1,9 @@
-"""Inception's features: seconds for 100 pictures and the peak of memory, beside torch-fidelity's.
+"""Inception's features: seconds for 100 images and the peak of memory, beside torch-fidelity's.
 
     python tests/benchmarks/features.py [--torch=PYTHON]
 
 PYTHON is the interpreter of an environment with torch and torch-fidelity (tests/metrics/make_references.py
-says which). Weights and pictures are drawn from seeds. Each measurement has a process of its own, and the
+says which). Weights and images are drawn from seeds. Each measurement has a process of its own, and the
 two programs take turns.
 """
 
@@ -17,15 +17,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SIDE, TURNS, HUNDREDS = 32, 3, 2
-BATCH = 64  # pictures that `evaluate` or torch-fidelity are given at a time
+BATCH = 64  # images that `evaluate` or torch-fidelity are given at a time
 
 
 def ours(count: int) -> None:
     """Prints seconds (but for the first batch, which compiles) and the process's peak of memory in GiB."""
     import tempfile
 
-    from drl_jax.metrics.measures import gather
-    from drl_jax.metrics.spaces import inception_space
+    from drl_jax.evaluation.features import inception_space
+    from drl_jax.evaluation.measures import gather
     from drl_jax.parallel import devices
     from tests.metrics import inputs
 
@@ -35,12 +35,12 @@ def ours(count: int) -> None:
         file.write(inputs.pth(inputs.weights(shapes)))
         file.flush()
         space = inception_space(file.name, "", devices.place())
-    space.extract(pictures(0, BATCH))
+    space.extract(images(0, BATCH))
     seconds = []
 
     def parts():
         for first in range(0, count, BATCH):
-            batch = pictures(first, min(BATCH, count - first))
+            batch = images(first, min(BATCH, count - first))
             began = time.perf_counter()
             features = space.extract(batch)
             seconds.append(time.perf_counter() - began)
@@ -59,17 +59,17 @@ def torchs(count: int) -> None:
 
     net = network()
     with torch.no_grad():
-        net(torch.from_numpy(pictures(0, BATCH).transpose(0, 3, 1, 2).copy()))
+        net(torch.from_numpy(images(0, BATCH).transpose(0, 3, 1, 2).copy()))
         seconds = 0.0
         for first in range(0, count, BATCH):
-            batch = torch.from_numpy(pictures(first, min(BATCH, count - first)).transpose(0, 3, 1, 2).copy())
+            batch = torch.from_numpy(images(first, min(BATCH, count - first)).transpose(0, 3, 1, 2).copy())
             began = time.perf_counter()
             net(batch)
             seconds += time.perf_counter() - began
     report(seconds, count)
 
 
-def pictures(first: int, count: int):
+def images(first: int, count: int):
     import numpy as np
 
     return np.random.default_rng(first).integers(0, 256, (count, SIDE, SIDE, 3)).astype(np.uint8)
@@ -97,10 +97,10 @@ def main() -> None:
             print(which, turns[which][-1], flush=True)
     for which, measurements in turns.items():
         seconds = statistics.median(m["seconds"] for m in measurements)
-        print(f"{which}: {seconds:.2f} s for 100 pictures of {SIDE} x {SIDE} (median of {TURNS})")
+        print(f"{which}: {seconds:.2f} s for 100 images of {SIDE} x {SIDE} (median of {TURNS})")
     for count in (500, 2000):
         print(
-            f"ours, {count} pictures: peak {measured(sys.executable, 'ours', count)['peak']:.2f} GiB",
+            f"ours, {count} images: peak {measured(sys.executable, 'ours', count)['peak']:.2f} GiB",
             flush=True,
         )
 

@@ -16,17 +16,17 @@ import jax
 import numpy as np
 from etils import epath
 
+from drl_jax.checkpoints import packing
+from drl_jax.checkpoints.orbax import Keep, load, open_checkpoints
 from drl_jax.commands.common import start
-from drl_jax.data.pipeline import batches
-from drl_jax.experiment import Experiment, build, open_data
+from drl_jax.config.build import Experiment, build, open_data
+from drl_jax.data.stream import batches
 from drl_jax.main import parse
 from drl_jax.parallel import devices
 from drl_jax.parallel.devices import AXIS, Placement
-from drl_jax.parallel.stopping import Stop
-from drl_jax.reporting import provenance
-from drl_jax.reporting.records import Nowhere
-from drl_jax.training import packing
-from drl_jax.training.checkpoints import Keep, load, open_checkpoints
+from drl_jax.parallel.preemption import Stop
+from drl_jax.report import provenance
+from drl_jax.report.metrics_log import Nowhere
 from drl_jax.training.guard import Limits
 from drl_jax.training.loop import Run, Schedule, init_state, train
 from drl_jax.training.step import make_train_step

@@ -1,7 +1,7 @@
 """How fast the training step and sampling are, beside the network's own convolutions alone.
 
-    python tests/benchmarks/step.py --config=configs/cifar10.py:t6 --config.network.channels=32 \
-        --config.network.blocks=1 --config.data.batch_size=8
+    python tests/benchmarks/step.py --config=configs/cifar10.py:t6 --config.network.width=32 \
+        --config.network.blocks_per_resolution=1 --config.data.batch_size=8
 
 Prints a table: the ceiling (every 3x3 convolution of a step by itself, on all devices at once, summed), the
 step, the share of the ceiling that it reaches, sampling, and the same step with XLA's own transposed
@@ -18,13 +18,13 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from drl_jax.experiment import Experiment, build
+from drl_jax.config.build import Experiment, build
+from drl_jax.core.networks import convolution, layers
 from drl_jax.main import parse
-from drl_jax.networks import convolution, layers
 from drl_jax.parallel import devices
 from drl_jax.parallel.devices import AXIS, Placement
-from drl_jax.parallel.stopping import Stop
-from drl_jax.sampling import Sampler, Weights
+from drl_jax.parallel.preemption import Stop
+from drl_jax.parallel.sampler import Sampler, Weights
 from drl_jax.training.loop import init_state
 from drl_jax.training.step import make_train_step
 
@@ -108,7 +108,7 @@ def step_seconds(experiment: Experiment, placement: Placement, batch: int) -> tu
 
 def main() -> None:
     config = parse(sys.argv[1:]).config
-    experiment, batch, steps = build(config), config.data.batch_size, config.langevin.steps
+    experiment, batch, steps = build(config), config.data.batch_size, config.sampler.steps
     devices.start(batch)
     placement = devices.place(batch)
     print(f"{devices.describe()}, {platform.processor() or platform.machine()}, jax {jax.__version__}")
@@ -131,8 +131,8 @@ def main() -> None:
         rows=batch // placement.num_devices,
         seed=0,
         num_steps=steps,
-        noise_scale=config.langevin.noise_scale,
-        spread=config.langevin.spread,
+        noise_scale=config.sampler.noise_scale,
+        spread=config.sampler.step_range,
     )
     weights = Weights(state.ema_params, state.ema_vectors)
     sampling = median(lambda: list(sampler.draw(weights, batch)))

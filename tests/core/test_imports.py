@@ -13,7 +13,7 @@ PACKAGE = Path(drl_jax.__file__).parent
 FILES = "__init__ types noise energy recovery synthesis spectral samplers/* networks/*"
 CORE = sorted(file for name in FILES.split() for file in PACKAGE.glob(f"{name}.py"))
 ALLOWED = {"drl_jax", "jax", "flax", "optax", "numpy", "jaxtyping"} | sys.stdlib_module_names
-# Parts of this package that may need more: files, logs, pictures, command lines.
+# Parts of this package that may need more: files, logs, images, command lines.
 OUTER = {"drl_jax.data", "drl_jax.metrics", "drl_jax.reporting", "drl_jax.training"}
 
 # Flax itself imports Orbax, and that some more of these: the statements tell what is ours.

@@ -19,15 +19,16 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from drl_jax import energy, noise, recovery, synthesis
-from drl_jax.networks import bind
-from drl_jax.networks.residual import ResidualEnergy
-from drl_jax.samplers import langevin
+from drl_jax.core import energy, objective, synthesis
+from drl_jax.core.levels import make_levels
+from drl_jax.core.mcmc import langevin
+from drl_jax.core.networks import bind
+from drl_jax.core.networks.residual import ResidualEnergy
 
 MEAN = np.array([0.4, -0.2])
 COVARIANCE = np.array([[0.3, 0.12], [0.12, 0.2]])
 EYE = np.eye(2)
-LEVELS = noise.make_levels(6, temperature="one", b_squared=0.1, growth=0.0)
+LEVELS = make_levels(6, temperature="one", b_squared=0.1, step_growth=0.0)
 
 
 class Gaussians(NamedTuple):
@@ -114,7 +115,7 @@ def test_recovery_posterior_in_closed_form(t, new_key):
 @pytest.mark.parametrize("temperature", ["step", "noise"])
 def test_temperature_divides_the_network_and_not_the_tether(temperature, new_key):
     # F = f / temperature: f multiplied by the temperature is the model at temperature 1.
-    levels = noise.make_levels(6, temperature=temperature)
+    levels = make_levels(6, temperature=temperature)
     t = jnp.arange(6)
     y, x_next = jax.random.normal(new_key(), (2, 6, 2))
     hot = lambda y, t: MODEL.f(y, t) * jnp.asarray(levels.temperature, jnp.float32)[t]
@@ -132,7 +133,7 @@ def test_drift_alone(new_key):
     t = jnp.arange(6)
     x_next = np.asarray(jax.random.normal(new_key(), (6, 2)))
     keys = jax.random.split(new_key(), 6)
-    x, info = recovery.draw(keys, MODEL.f, LEVELS, t, jnp.asarray(x_next), num_steps=7, noise_scale=0.0)
+    x, info = objective.draw(keys, MODEL.f, LEVELS, t, jnp.asarray(x_next), num_steps=7, noise_scale=0.0)
     for i in range(6):
         precision, mean = posterior(LEVELS, MODEL, i, x_next[i])
         shrink, _ = after(7, precision, LEVELS.step_squared[i])
@@ -149,7 +150,7 @@ def test_drift_alone(new_key):
 def test_moments_of_a_recovery_chain(t, noise_scale, new_key):
     # A short chain, not yet stationary: K enters the expected moments.
     size, x_next = 50_000, np.array([0.9, -1.3])
-    x, _ = recovery.draw(
+    x, _ = objective.draw(
         jax.random.split(new_key(), size),
         MODEL.f,
         LEVELS,
@@ -184,7 +185,7 @@ def moments_of_synthesis(levels, model, num_steps, noise_scale):
 
 def test_synthesis_from_white_noise_gives_the_data_again(new_key):
     size, num_steps = 10_000, 200
-    levels = noise.make_levels(6, temperature="one", b_squared=0.05, growth=0.0)
+    levels = make_levels(6, temperature="one", b_squared=0.05, step_growth=0.0)
     x_0, process, info = jax.jit(
         lambda keys: synthesis.synthesize(keys, MODEL.f, levels, (2,), num_steps=num_steps, noise_scale=1.0)
     )(jax.random.split(new_key(), size))
@@ -231,7 +232,7 @@ def test_run_is_the_kernel_with_the_step_folded_into_the_keys(new_key):
     y, info = langevin.run(keys, kernel, start, 3)
     state = start
     for k in range(3):
-        new, one = kernel(noise.fold_in(keys, k), state)
+        new, one = kernel(levels.fold_in(keys, k), state)
         # What is reported is of the state that was left: −¼ Σ y⁴, its gradient −y³, the way to the
         # new one.
         np.testing.assert_allclose(info.log_density[k], log_density(state), rtol=1e-5)
@@ -296,15 +297,15 @@ def test_chains_are_equal_to_the_last_bit_on_1_2_and_4_devices(new_key):
 
 
 def test_devices_that_share_a_chain_have_nothing_to_say(new_key, draw_parameters):
-    net = ResidualEnergy(channels=32, multipliers=(1, 2), blocks=1)
-    levels = noise.make_levels(6)
+    net = ResidualEnergy(width=32, multipliers=(1, 2), blocks_per_resolution=1)
+    levels = make_levels(6)
     t = jnp.arange(16) % 6
     x_next = jax.random.normal(new_key(), (16, 8, 8, 1))
     params = draw_parameters(net, x_next, t)
     keys = jax.random.split(new_key(), 16)
 
     def chain(params, keys, t, x_next):
-        return recovery.draw(keys, bind(net, params), levels, t, x_next, num_steps=5)[0]
+        return objective.draw(keys, bind(net, params), levels, t, x_next, num_steps=5)[0]
 
     ends = []
     for count in (1, 2, 4):

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drl_jax import noise, recovery
-from drl_jax.samplers import langevin
-from drl_jax.samplers.mala import mala, start
+from drl_jax.core import objective
+from drl_jax.core.levels import make_levels
+from drl_jax.core.mcmc import langevin
+from drl_jax.core.mcmc.mala import mala, start
 
 MEAN = np.array([0.4, -0.2])
 COVARIANCE = np.array([[0.3, 0.12], [0.12, 0.2]])
@@ -89,7 +90,7 @@ def test_an_accepted_step_is_the_unadjusted_one(new_key):
     adjusted = mala(gaussian, step_squared=step_squared, spread=1.0)
     unadjusted = langevin.langevin(gaussian, step_squared=step_squared)
     state, info = jax.jit(lambda keys, y: adjusted(keys, start(gaussian, y)))(keys, y)
-    expected, expected_info = jax.jit(lambda keys, y: unadjusted(noise.fold_in(keys, 0), y))(keys, y)
+    expected, expected_info = jax.jit(lambda keys, y: unadjusted(levels.fold_in(keys, 0), y))(keys, y)
     np.testing.assert_allclose(state.y, expected, atol=1e-6)
     np.testing.assert_allclose(info.log_density, expected_info.log_density, rtol=1e-6)
     np.testing.assert_allclose(info.gradient_norm, expected_info.gradient_norm, rtol=1e-6)
@@ -144,13 +145,13 @@ def test_examples_of_any_rank(new_key):
 
 def test_a_level_is_drawn_from_its_posterior_exactly(new_key):
     # Data N(0, 1) per coordinate: y_t | x_{t+1} is Gaussian with precision 1/a² + 1/σ².
-    levels = noise.make_levels(6, temperature="one", b_squared=2.0, growth=0.0)
+    levels = make_levels(6, temperature="one", b_squared=2.0, step_growth=0.0)
     n, t = 20_000, 2
     every = jnp.full(n, t)
     scale, sigma = levels.scale[t], levels.sigma[t + 1]
     x_next = jnp.full((n, 2), 0.7)
     draw = jax.jit(
-        lambda keys: recovery.draw(
+        lambda keys: objective.draw(
             keys,
             lambda y, t: -0.5 * jnp.sum(y**2, axis=1) / scale**2,
             levels,

@@ -9,18 +9,19 @@ import pytest
 from flax import linen as nn
 from jax import lax
 
-from drl_jax import noise, recovery
-from drl_jax.networks import bind, convolution
-from drl_jax.networks.layers import Convolution
-from drl_jax.networks.residual import ResidualEnergy, halve
+from drl_jax.core import objective
+from drl_jax.core.levels import make_levels
+from drl_jax.core.networks import bind, convolution
+from drl_jax.core.networks.layers import Convolution
+from drl_jax.core.networks.residual import ResidualEnergy, halve
 
-tiny = partial(ResidualEnergy, channels=4, multipliers=(1, 2), blocks=1)
+tiny = partial(ResidualEnergy, width=4, multipliers=(1, 2), blocks_per_resolution=1)
 
 
 def shapes(net, side, colours=3):
-    pictures = jax.ShapeDtypeStruct((2, side, side, colours), jnp.float32)
+    images = jax.ShapeDtypeStruct((2, side, side, colours), jnp.float32)
     levels = jax.ShapeDtypeStruct((2,), jnp.int32)
-    return jax.eval_shape(net.init, jax.random.key(0), pictures, levels)
+    return jax.eval_shape(net.init, jax.random.key(0), images, levels)
 
 
 def count(tree):
@@ -39,7 +40,7 @@ def count(tree):
     ],
 )
 def test_number_of_parameters(side, multipliers, blocks, expected):
-    net = ResidualEnergy(multipliers=multipliers, blocks=blocks)
+    net = ResidualEnergy(multipliers=multipliers, blocks_per_resolution=blocks)
     assert count(shapes(net, side)["params"]) == expected
 
 
@@ -68,17 +69,17 @@ def test_which_kernels_are_normalised_and_how():
 
 def test_one_by_one_shortcuts():
     # A change from 4 to 8 channels: 1x1 kernels have 8 · (9 − 1) · 4 numbers fewer.
-    wide, narrow = (shapes(tiny(wide_shortcut=wide), 16)["params"] for wide in (True, False))
+    wide, narrow = (shapes(tiny(conv_shortcut=wide), 16)["params"] for wide in (True, False))
     assert narrow["block_1_0"]["shortcut"]["kernel"].shape == (4, 8)
     assert count(wide) - count(narrow) == 8 * 4 * 8
     assert "shortcut" not in wide["block_0_0"]
 
 
 @pytest.mark.parametrize(
-    ("colours", "options"), [(3, {}), (1, {"attention": (16, 8), "wide_shortcut": False})]
+    ("colours", "options"), [(3, {}), (1, {"attention": (16, 8), "conv_shortcut": False})]
 )
 def test_energies_of_examples_are_independent(colours, options, new_key, draw_parameters):
-    # Coloured pictures and grey ones; the energy of one does not change with its company.
+    # Coloured images and grey ones; the energy of one does not change with its company.
     net = tiny(**options)
     x, t = jax.random.normal(new_key(), (3, 16, 16, colours)), jnp.array([0, 4, 2])
     apply = jax.jit(partial(net.apply, {"params": draw_parameters(net, x, t)}))
@@ -182,11 +183,11 @@ def test_bfloat16(new_key, draw_parameters):
 @pytest.mark.parametrize(("height", "width"), [(30, 30), (18, 18), (32, 16)])
 def test_sides_that_cannot_be_halved(height, width):
     net = tiny(multipliers=(1, 2, 2))
-    pictures = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
+    images = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
     level = jax.ShapeDtypeStruct((1,), jnp.int32)
-    message = f"^pictures of {height}x{width} do not fit 3 resolutions: .* divisible by 4"
+    message = f"^images of {height}x{width} do not fit 3 resolutions: .* divisible by 4"
     with pytest.raises(ValueError, match=message):
-        jax.eval_shape(net.init, jax.random.key(0), pictures, level)
+        jax.eval_shape(net.init, jax.random.key(0), images, level)
 
 
 def plain(x, kernel):
@@ -205,7 +206,7 @@ def test_gradients_of_the_convolution_are_those_of_lax(height, width, new_key):
             loss = lambda x, kernel: jnp.sum(weight * jnp.tanh(0.3 * convolve(x, kernel)))
             first = jax.grad(loss, argnums=(0, 1))
 
-            # The gradient in weights of a gradient in pictures, and all other second-order ones.
+            # The gradient in weights of a gradient in images, and all other second-order ones.
             def squared(x, kernel):
                 of_x, of_kernel = first(x, kernel)
                 return jnp.sum(of_x**3) + jnp.sum(of_kernel**3)
@@ -224,13 +225,13 @@ def test_gradients_of_the_convolution_are_those_of_lax(height, width, new_key):
 
 def chain_text(convolve, monkeypatch, draw_parameters):
     """The compiled program of a chain of two steps whose network convolves with `convolve`."""
-    monkeypatch.setattr("drl_jax.networks.layers.convolve", convolve)
-    net = ResidualEnergy(channels=8, multipliers=(1,), blocks=1)
-    levels, t = noise.make_levels(6), jnp.array([0, 5])
+    monkeypatch.setattr("drl_jax.core.networks.layers.convolve", convolve)
+    net = ResidualEnergy(width=8, multipliers=(1,), blocks_per_resolution=1)
+    levels, t = make_levels(6), jnp.array([0, 5])
     x_next = jnp.zeros((2, 8, 8, 3))
 
     def chain(params, keys, x_next):
-        return recovery.draw(keys, bind(net, params), levels, t, x_next, num_steps=2)[0]
+        return objective.draw(keys, bind(net, params), levels, t, x_next, num_steps=2)[0]
 
     keys = jax.random.split(jax.random.key(0), 2)
     params = draw_parameters(net, x_next, t)

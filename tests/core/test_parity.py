@@ -16,19 +16,20 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-import drl_jax.networks.residual as residual_module
-import drl_jax.samplers.langevin as langevin_module
-from drl_jax import energy, noise, recovery, spectral
-from drl_jax.networks import bind
-from drl_jax.networks.layers import embed_level
+import drl_jax.core.mcmc.langevin as langevin_module
+import drl_jax.core.networks.residual as residual_module
+from drl_jax.core import energy, objective, spectral
+from drl_jax.core.levels import at, diffuse, make_levels
+from drl_jax.core.networks import bind
+from drl_jax.core.networks.layers import embed_level
 from tests.golden import authors
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-LEVELS = noise.make_levels(6)
+LEVELS = make_levels(6)
 
 # The authors' slope is a float32 in double precision too; 0.2 itself differs from it by 3e-9.
 slope = partial(nn.leaky_relu, negative_slope=np.float32(0.2))
-small = partial(residual_module.ResidualEnergy, channels=32, multipliers=(1, 2, 2, 2), blocks=1)
+small = partial(residual_module.ResidualEnergy, width=32, multipliers=(1, 2, 2, 2), blocks_per_resolution=1)
 NETWORKS = {
     "relu": (authors.RELU, small(activation=slope)),
     "swish": (authors.SWISH, small(activation=nn.swish, final_activation=nn.swish)),
@@ -141,7 +142,7 @@ def replay(monkeypatch):
             example, step = jax.random.key_data(keys).T
             return jnp.asarray(noises, like.dtype)[step, example]
 
-        for module in (noise, langevin_module):
+        for module in (levels, langevin_module):
             monkeypatch.setattr(module, "fold_in", fold_in)
             monkeypatch.setattr(module, "standard_normal", standard_normal)
         examples = jnp.arange(noises.shape[1], dtype=jnp.uint32)
@@ -173,21 +174,21 @@ def test_inputs_are_those_that_the_authors_code_was_given(name):
 )
 def test_schedule(count, ours, theirs):
     expected = golden("schedules")[f"T{count}/{theirs}"]
-    np.testing.assert_allclose(getattr(noise.make_levels(count), ours), expected, rtol=1e-12, atol=0)
+    np.testing.assert_allclose(getattr(make_levels(count), ours), expected, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("count", [4, 6])
 def test_tether_and_scale(count):
     # The authors' arrays have one entry more, for the data in x_0: `a_s_prev` is a with 1 in the
     # last place, `is_recovery` 1 with 0 in the last place, both indexed by t + 1.
-    levels, expected = noise.make_levels(count), under(golden("schedules"), f"T{count}/")
+    levels, expected = make_levels(count), under(golden("schedules"), f"T{count}/")
     np.testing.assert_array_equal(levels.tether, expected["is_recovery"][1:])
     np.testing.assert_allclose(levels.scale, expected["a_s_prev"][1:], rtol=1e-12, atol=0)
 
 
 def test_embedding_of_the_level():
     # Both are float32 of sines of angles up to 5, whose rounding is 2^-24 of 5.
-    t = jnp.asarray(authors.pictures()["t"])
+    t = jnp.asarray(authors.images()["t"])
     np.testing.assert_allclose(embed_level(t, 32), golden("networks")["temb_sin"], rtol=0, atol=5e-7)
 
 
@@ -211,7 +212,7 @@ _CALLS = {name: energy_and_gradient(network) for name, (_, network) in NETWORKS.
 @pytest.mark.parametrize("name", NETWORKS)
 def test_energies_gradients_and_moving_vectors(name, float64):
     expected = under(golden("networks"), f"{name}/")
-    given = authors.pictures()
+    given = authors.images()
     x, t = jnp.asarray(given["x"], float64), jnp.asarray(given["t"])
     params, vectors = weights(NETWORKS[name][0], float64)
     for call, after in (("", "u_after/"), ("_call2", "u_after2/")):
@@ -235,7 +236,7 @@ def test_energies_and_gradients_in_single_precision():
     # Of swish: where a ReLU's input is within rounding of its kink, single entries move by a
     # hundredth.
     expected = under(golden("networks"), "swish/")
-    given = authors.pictures()
+    given = authors.images()
     params, vectors = weights(authors.SWISH, jnp.float32)
     x, t = jnp.asarray(given["x"]), jnp.asarray(given["t"])
     value, gradient, _ = _CALLS["swish"](params, vectors, x, t)
@@ -249,7 +250,7 @@ def test_diffuse(replay):
     # 1.
     given, expected = authors.chain(), golden("chains")
     keys = replay(given["q_noise"][::-1])
-    x_t, x_next = noise.diffuse(keys, jnp.asarray(given["x0"]), jnp.asarray(given["t"]), LEVELS)
+    x_t, x_next = diffuse(keys, jnp.asarray(given["x0"]), jnp.asarray(given["t"]), LEVELS)
     # Theirs were made in float32: numbers of size 4, a few roundings of 2^-24 each.
     np.testing.assert_allclose(x_t, expected["x_pos"], rtol=0, atol=1e-6)
     np.testing.assert_allclose(x_next, expected["tilde_x"], rtol=0, atol=1e-6)
@@ -257,7 +258,7 @@ def test_diffuse(replay):
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_chain_of_a_network_normalised_once(dtype, replay):
-    """`recovery.draw` itself, on the stored noises: tethered levels 0, 2, 3, and 5 without a
+    """`objective.draw` itself, on the stored noises: tethered levels 0, 2, 3, and 5 without a
     tether."""
     given, expected = authors.chain(), golden("chains")
     with jax.enable_x64(dtype == "float64"):
@@ -266,7 +267,7 @@ def test_chain_of_a_network_normalised_once(dtype, replay):
         @jax.jit
         def draw(params, vectors, x_next):
             normal, _ = spectral.normalize(params, vectors)
-            return recovery.draw(
+            return objective.draw(
                 keys,
                 bind(RELU, normal),
                 LEVELS,
@@ -304,7 +305,7 @@ def test_chain_whose_vectors_move_at_every_call(float64, replay):
             normal, vectors = spectral.normalize(params, vectors)
             kernel = langevin_module.langevin(
                 energy.recovery(bind(RELU, normal), LEVELS, t, x_next),
-                step_squared=noise.at(LEVELS.step_squared, t, x_next),
+                step_squared=at(LEVELS.step_squared, t, x_next),
                 noise_scale=0.99,
             )
             y, info = kernel(langevin_module.fold_in(keys, k), y)
@@ -318,7 +319,7 @@ def test_chain_whose_vectors_move_at_every_call(float64, replay):
     for step in (1, 15):
         kept = authors.thin(y[step - 1], authors.PICTURE_STRIDE)
         assert_close(kept, expected[f"ns0.99/y{step}"], 1e-12)
-    assert_close(y[-1] / noise.at(LEVELS.scale, t, y[-1]), expected["ns0.99/x"], 1e-12)
+    assert_close(y[-1] / at(LEVELS.scale, t, y[-1]), expected["ns0.99/x"], 1e-12)
     # Entry k of theirs is at the state after k steps; ours reports the state that a step left.
     assert_close(log_density, expected["ns0.99/log_p_y"][:30], 1e-12)
 
@@ -330,7 +331,7 @@ def loss_and_gradient(dtype):
 
     def loss(params, vectors):
         normal, _ = spectral.normalize(params, vectors)
-        return recovery.objective(
+        return objective.objective(
             bind(RELU, normal),
             LEVELS,
             jnp.asarray(given["t"]),
@@ -379,11 +380,11 @@ def test_loss_whose_vectors_move_between_the_energies(float64):
     given, expected = authors.pair(), golden("losses")
     t = jnp.asarray(given["t"])
     positive, negative = (jnp.asarray(given[name], float64) for name in ("x_pos", "x_neg"))
-    scale = noise.at(LEVELS.scale, t, positive)
+    scale = at(LEVELS.scale, t, positive)
     params, vectors = weights(authors.RELU, float64)
     f_positive, _, vectors = _CALLS["relu"](params, vectors, scale * positive, t)
     f_negative, _, vectors = _CALLS["relu"](params, vectors, scale * negative, t)
-    weight = noise.at(LEVELS.weight, t, f_positive)
+    weight = at(LEVELS.weight, t, f_positive)
     assert_close(jnp.mean(weight * (f_negative - f_positive)), expected["moving/loss"], 1e-12)
     theirs = flat(tree(under(expected, "moving/u_after/"), float64))
     for where, vector in flat(vectors).items():

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drl_jax import spectral
+from drl_jax.core import spectral
 
 
 @pytest.fixture(autouse=True)

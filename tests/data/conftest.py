@@ -7,7 +7,7 @@ from tests.data.tiny_sets import write_celeb_a_originals, write_cifar10_archive
 
 @pytest.fixture(scope="session")
 def tiny_cifar10(tmp_path_factory):
-    """A prepared cifar10 of 20 and 4 pictures: `.data_dir`, `.summary`, `.pixels[split]`, ..."""
+    """A prepared cifar10 of 20 and 4 images: `.data_dir`, `.summary`, `.pixels[split]`, ..."""
     from drl_jax.data.prepare import prepare
 
     originals, data_dir = tmp_path_factory.mktemp("originals"), tmp_path_factory.mktemp("tfds")

@@ -12,9 +12,9 @@ import pytest
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import shuffle
 
-from drl_jax.data.building import build
-from drl_jax.data.originals import Originals
+from drl_jax.data.downloads import Originals
 from drl_jax.data.prepare import prepare
+from drl_jax.data.tfds_build import build
 from drl_jax.errors import UserError
 from tests.data.tiny_sets import LABELS, encoded, read_by_the_library, write_cifar10_archive
 
@@ -218,7 +218,7 @@ def test_a_download_is_checked_kept_and_not_repeated(server, tmp_path):
     (server.folder / "a.png").write_bytes(content)
     url = server.url("a.png")
     files = originals("set", tmp_path / "kept", url_infos={url: info(content, "b.png")})
-    assert files.download({"pictures": [url]}) == {"pictures": [str(tmp_path / "kept" / "b.png")]}
+    assert files.download({"images": [url]}) == {"images": [str(tmp_path / "kept" / "b.png")]}
     assert files.downloaded_size == len(content)
     (server.folder / "a.png").unlink()
     again = originals("set", tmp_path / "kept", url_infos={url: info(content, "b.png")})

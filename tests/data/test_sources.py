@@ -13,12 +13,12 @@ from drl_jax.errors import UserError
 from tests.data.tiny_sets import encoded, read_by_the_library
 
 
-def pictures_of(source) -> np.ndarray:
+def images_of(source) -> np.ndarray:
     return source.take(np.arange(len(source)))
 
 
 def sorted_rows(pixels: np.ndarray) -> np.ndarray:
-    """Pictures in an order that depends on nothing but themselves."""
+    """Images in an order that depends on nothing but themselves."""
     rows = pixels.reshape(len(pixels), -1)
     return rows[np.lexsort(rows.T)]
 
@@ -26,7 +26,7 @@ def sorted_rows(pixels: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_cifar10_is_read_to_the_bit(tiny_cifar10, split):
     source = open_source("cifar10", split=split, data_dir=tiny_cifar10.data_dir)
-    pixels = pictures_of(source)
+    pixels = images_of(source)
     assert pixels.dtype == np.uint8
     np.testing.assert_array_equal(sorted_rows(pixels), sorted_rows(tiny_cifar10.pixels[split]))
 
@@ -34,7 +34,7 @@ def test_cifar10_is_read_to_the_bit(tiny_cifar10, split):
 def test_parts_of_a_split_can_be_named(tiny_cifar10):
     part = open_source("cifar10", split="train[:5]", data_dir=tiny_cifar10.data_dir)
     whole = open_source("cifar10", data_dir=tiny_cifar10.data_dir)
-    np.testing.assert_array_equal(pictures_of(part), whole.take(np.arange(5)))
+    np.testing.assert_array_equal(images_of(part), whole.take(np.arange(5)))
 
 
 def test_the_environment_names_the_data_directory(tiny_cifar10, monkeypatch):
@@ -42,7 +42,7 @@ def test_the_environment_names_the_data_directory(tiny_cifar10, monkeypatch):
     assert len(open_source("cifar10")) == 20
 
 
-def test_each_picture_is_decoded_once():
+def test_each_image_is_decoded_once():
     class Counting:
         def __init__(self):
             self.decoded: list[int] = []
@@ -64,21 +64,21 @@ def test_each_picture_is_decoded_once():
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_folder_and_a_zip_are_read_in_natural_order(tmp_path, packed):
     numbers = [10, 2, 1]
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     for number in numbers:
         file = folder / "part 1" / f"face{number}.PNG"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(encoded(np.full((4, 4, 3), number, np.uint8)))
     (folder / "part 1" / "._face1.png").write_bytes(b"left behind by a file manager")
-    (folder / "list.txt").write_text("not a picture")
+    (folder / "list.txt").write_text("not a image")
     path = folder
     if packed:
-        path = tmp_path / "pictures.zip"
+        path = tmp_path / "images.zip"
         with zipfile.ZipFile(path, "w") as archive:
             for file in folder.rglob("*"):
                 archive.write(file, file.relative_to(folder))
     source = open_source("folder", path=str(path), image_size=4)
-    np.testing.assert_array_equal(pictures_of(source)[:, 0, 0, 0], [1, 2, 10])
+    np.testing.assert_array_equal(images_of(source)[:, 0, 0, 0], [1, 2, 10])
 
 
 def test_a_damaged_file_is_named(tmp_path):
@@ -86,7 +86,7 @@ def test_a_damaged_file_is_named(tmp_path):
     (tmp_path / "half.png").write_bytes(encoded(np.zeros((64, 64, 3), np.uint8))[:60])
     source = open_source("folder", path=str(tmp_path), image_size=4)
     with pytest.raises(UserError, match=rf"data.path: {tmp_path}/half.png is"):
-        pictures_of(source)
+        images_of(source)
 
 
 def test_faces_from_a_folder_are_those_of_the_prepared_set(aligned_faces, tmp_path):
@@ -99,18 +99,18 @@ def test_faces_from_a_folder_are_those_of_the_prepared_set(aligned_faces, tmp_pa
         crop=CELEB_A_CROP,
     )
     assert len(prepared) == 4  # of six: one is for validation, one for tests
-    np.testing.assert_array_equal(sorted_rows(pictures_of(prepared)), sorted_rows(folder.take(np.arange(4))))
+    np.testing.assert_array_equal(sorted_rows(images_of(prepared)), sorted_rows(folder.take(np.arange(4))))
 
 
 def test_points_are_drawn_once_from_their_density():
     source = open_source("points", density="ring", size=1000, seed=3)
     again = open_source("points", density="ring", size=1000, seed=3)
     other = open_source("points", density="ring", size=1000, seed=4)
-    points = pictures_of(source)
+    points = images_of(source)
     assert points.shape == (1000, 2)
     assert points.dtype == np.float32
-    np.testing.assert_array_equal(points, pictures_of(again))
-    assert (points != pictures_of(other)).any()
+    np.testing.assert_array_equal(points, images_of(again))
+    assert (points != images_of(other)).any()
 
 
 @pytest.mark.parametrize(
@@ -126,18 +126,18 @@ def test_points_are_drawn_once_from_their_density():
         ({"name": "folder", "path": "."}, r"data.image_size must be set"),
         ({"name": "folder", "path": "no/where", "image_size": 8}, r"data.path='no/where' does not"),
         ({"name": "folder", "path": __file__, "image_size": 8}, r"is not a zip"),
-        ({"name": "cifar10", "channels": 2}, r"data.colors=2"),
+        ({"name": "cifar10", "channels": 2}, r"data.channels=2"),
         ({"name": "cifar10", "crop": (0, 0, 40, 40)}, r"data.crop=.*cifar10 train example"),
     ],
 )
 def test_mistakes_are_answered_in_one_line_that_names_the_key(options, message, tiny_cifar10):
     with pytest.raises(UserError, match=message) as caught:
-        pictures_of(open_source(**{"data_dir": tiny_cifar10.data_dir, **options}))
+        images_of(open_source(**{"data_dir": tiny_cifar10.data_dir, **options}))
     assert "\n" not in str(caught.value)
 
 
 def test_an_empty_folder_is_refused(tmp_path):
-    with pytest.raises(UserError, match="holds no pictures"):
+    with pytest.raises(UserError, match="holds no images"):
         open_source("folder", path=str(tmp_path), image_size=8)
 
 
@@ -194,7 +194,7 @@ def test_a_damaged_set_is_reported_in_one_line(copy_of_cifar10, damage):
         with pytest.raises(UserError, match="is not a whole data set"):
             prepare("cifar10", data_dir=str(copy_of_cifar10))
     with pytest.raises(UserError, match=r"data.name='cifar10' under .* cannot be read") as caught:
-        pictures_of(open_source("cifar10", data_dir=str(copy_of_cifar10)))
+        images_of(open_source("cifar10", data_dir=str(copy_of_cifar10)))
     assert "\n" not in str(caught.value)
 
 

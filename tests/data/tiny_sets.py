@@ -60,8 +60,8 @@ def write_celeb_a_originals(folder: Path) -> None:
     with zipfile.ZipFile(folder / "img_align_celeba.zip", "w") as archive:
         for name in names:
             small = rng.integers(256, size=(11, 9, 3), dtype=np.uint8)
-            picture = Image.fromarray(small).resize((178, 218), Image.Resampling.BICUBIC)
-            content = encoded(np.asarray(picture), "JPEG")
+            image = Image.fromarray(small).resize((178, 218), Image.Resampling.BICUBIC)
+            content = encoded(np.asarray(image), "JPEG")
             archive.writestr(f"img_align_celeba/{name}", content)
 
     def write(file: str, header: list[str], rows: list[str]):

@@ -11,11 +11,13 @@ import time
 import jax
 import jax.numpy as jnp
 
-from drl_jax import main, sampling
+from drl_jax import main
+from drl_jax.checkpoints import orbax
 from drl_jax.commands import train
-from drl_jax.data import prepared
-from drl_jax.evaluation import Evaluation
-from drl_jax.training import checkpoints, loop
+from drl_jax.data import tfds_source
+from drl_jax.evaluation.evaluator import Evaluation
+from drl_jax.parallel import sampler
+from drl_jax.training import loop
 
 
 def run(argv: list[str], printed: str, environment: dict[str, str], faults: dict[str, dict]) -> None:
@@ -49,8 +51,8 @@ def poison(steps: list[int], factor: float, attempts: int = 1) -> None:
 
 
 def reader(after: int, how: str) -> None:
-    """From the `after`-th call on, what reads and decodes pictures dies or hangs."""
-    take, calls = prepared.Prepared.take, iter(range(10**9))
+    """From the `after`-th call on, what reads and decodes images dies or hangs."""
+    take, calls = tfds_source.Prepared.take, iter(range(10**9))
 
     def failing(self, indices):
         if next(calls) >= after:
@@ -59,7 +61,7 @@ def reader(after: int, how: str) -> None:
             raise SystemExit(3)
         return take(self, indices)
 
-    prepared.Prepared.take = failing
+    tfds_source.Prepared.take = failing
 
 
 def small_disk(limit: int) -> None:
@@ -70,9 +72,9 @@ def small_disk(limit: int) -> None:
 def tell(when: str) -> None:
     """Prints MARK when the program reaches a phase."""
     owner, name = {
-        "saving": (checkpoints.ocp.training.Checkpointer, "save_checkpointables_async"),
+        "saving": (orbax.ocp.training.Checkpointer, "save_checkpointables_async"),
         "evaluating": (Evaluation, "__call__"),
-        "drawing": (sampling.Sampler, "draw"),
+        "drawing": (sampler.Sampler, "draw"),
         "compiling": (train, "run_training"),
     }[when]
     original = getattr(owner, name)
@@ -86,11 +88,11 @@ def tell(when: str) -> None:
 
 def slow_save(seconds: float) -> None:
     """Once there is something to wait for, the wait for a save takes this long."""
-    wait = checkpoints.Checkpoints.wait
+    wait = orbax.Checkpoints.wait
 
     def slow(self):
         wait(self)
         if self._saving >= 0:
             time.sleep(seconds)
 
-    checkpoints.Checkpoints.wait = slow
+    orbax.Checkpoints.wait = slow

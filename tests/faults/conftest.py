@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from etils import epath
 
-from drl_jax import configuration
-from drl_jax.experiment import build
+from drl_jax.checkpoints.orbax import FOLDER, Checkpoint, load
+from drl_jax.config import schema
+from drl_jax.config.build import build
 from drl_jax.parallel.devices import place
-from drl_jax.reporting import records
-from drl_jax.training.checkpoints import FOLDER, Checkpoint, load
+from drl_jax.report import metrics_log
 from tests.faults import child
 from tests.program.conftest import CONFIGS, small
 
@@ -128,7 +128,7 @@ def whole(shared, tmp_path_factory) -> Path:
 
 def newest(workdir: Path) -> Checkpoint:
     """The newest checkpoint, which must verify."""
-    experiment = build(configuration.load(epath.Path(workdir) / configuration.FILE))
+    experiment = build(schema.load(epath.Path(workdir) / schema.FILE))
     like = jax.eval_shape(experiment.init_state, jax.random.key(0))
     placement = place(4, devices=jax.devices()[:1])
     checkpoint, damaged = load(epath.Path(workdir) / FOLDER, like, placement, print)
@@ -141,7 +141,7 @@ def lines(workdir: Path) -> list[dict[str, Any]]:
     """metrics.jsonl without the fields that tell the time. Each step must be there once."""
     kept = [
         {name: value for name, value in line.items() if name not in WALL_CLOCK}
-        for line in records.read(epath.Path(workdir))
+        for line in metrics_log.read(epath.Path(workdir))
     ]
     assert len({line["step"] for line in kept}) == len(kept)
     return kept

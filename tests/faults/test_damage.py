@@ -10,12 +10,12 @@ import optax
 import pytest
 from etils import epath
 
+from drl_jax.checkpoints.orbax import Keep, load, open_checkpoints, steps
+from drl_jax.checkpoints.packing import pack
+from drl_jax.core.levels import make_levels
+from drl_jax.core.networks import ResidualEnergy
 from drl_jax.errors import UserError
-from drl_jax.networks import ResidualEnergy
-from drl_jax.noise import make_levels
 from drl_jax.parallel.devices import place
-from drl_jax.training.checkpoints import Keep, load, open_checkpoints, steps
-from drl_jax.training.packing import pack
 from drl_jax.training.step import init_state
 from tests.faults.conftest import newest
 
@@ -24,7 +24,7 @@ PLACEMENT = place(1, devices=jax.devices()[:1])
 
 @pytest.fixture(scope="module")
 def state():
-    network = ResidualEnergy(channels=8, multipliers=(1,), blocks=1)
+    network = ResidualEnergy(width=8, multipliers=(1,), blocks_per_resolution=1)
     adam = optax.adam(1e-3)
     return PLACEMENT.replicate(init_state(jax.random.key(0), network, make_levels(2), adam, (4, 4, 1)))
 

@@ -87,7 +87,7 @@ def test_limits_that_do_not_depend_on_the_past():
     fresh = Guard(LEVELS, Limits())
     fresh.check(1, report(loss=-9e5, reach=999.0))
     assert "config.guard.loss=1e+06" in cause(fresh, report(loss=-2e6))
-    assert "config.guard.reach=1000" in cause(fresh, report(reach=1001.0))
+    assert "config.guard.max_abs=1000" in cause(fresh, report(reach=1001.0))
 
 
 def test_one_wild_value_does_not_change_what_is_typical(calm):

@@ -60,7 +60,7 @@ def test_a_run_killed_at_any_instant_ends_the_same(command, parts, start, whole,
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_an_evaluation_stopped_in_its_middle_ends_the_same(number, start, whole, tmp_path):
-    settings = ("--config.evaluation.num_samples=48", "--config.evaluation.batch_size=4")
+    settings = ("--config.evaluation.num_samples=48", "--config.evaluation.save_every=4")
 
     for name in ("stopped", "whole"):
         shutil.copytree(whole, tmp_path / name)

@@ -8,7 +8,7 @@ import pytest
 from etils import epath
 from PIL import Image
 
-from drl_jax.training.checkpoints import steps
+from drl_jax.checkpoints.orbax import steps
 from tests.faults.conftest import assert_same_run, lines, newest
 
 

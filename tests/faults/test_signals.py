@@ -8,8 +8,8 @@ import time
 import pytest
 from etils import epath
 
-from drl_jax.parallel.stopping import EXIT_CODE
-from drl_jax.training.checkpoints import steps
+from drl_jax.checkpoints.orbax import steps
+from drl_jax.parallel.preemption import EXIT_CODE
 from tests.faults.conftest import assert_same_run, lines, newest
 
 LONG = ["--config.training.steps=1000000", "--config.checkpoint.every=1000000"]
@@ -60,7 +60,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_was_not(start, whole, tmp_path)
 @pytest.mark.parametrize("processes", [1, 2])
 def test_in_the_first_compilation(processes, start, tmp_path):
     # A network that takes long to compile, and no compiled program at hand.
-    large = [*LONG, "--config.network.blocks=6"]
+    large = [*LONG, "--config.network.blocks_per_resolution=6"]
     jobs = start("train", tmp_path, *large, processes=processes, cached=False, tell={"when": "compiling"})
     for job in jobs:
         job.wait_for("MARK")

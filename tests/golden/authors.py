@@ -18,7 +18,7 @@ PICTURE_STRIDE, WEIGHT_STRIDE = 5, 23  # of the gradients that are kept
 DIGESTS = {
     "weights 1000": "4d0b5f202340a7a96b65256bdd885f744e42e551d34fb7c6acba47175941bdde",
     "weights 1003": "aea060fc1bfa49028db83b9612a1c8e65e1ef703e67974f97d4b3fb333674637",
-    "pictures": "f9e4effcce32017e9f27b09d0e913f65da2dc90981f1195a34dccabeb4725557",
+    "images": "f9e4effcce32017e9f27b09d0e913f65da2dc90981f1195a34dccabeb4725557",
     "chain": "27c22c6e47a74ae2f56b9893186aaff417214ab20c34b4ba8776513b84b28ae1",
     "pair": "9601de1266d13bacf7a849e78caf700281c46e6272209a8c53d6aff381b6483c",
 }
@@ -62,7 +62,7 @@ def weights(seed: int) -> Arrays:
     return arrays
 
 
-def pictures() -> Arrays:
+def images() -> Arrays:
     """What the energies are computed of."""
     x = np.random.RandomState(7).randn(4, 32, 32, 3).astype(np.float32)
     return {"x": x, "t": np.array([0, 2, 3, 5], np.int32)}

@@ -34,8 +34,8 @@ def check_inputs(folder):
         (f"weights {RELU}", authors.weights(RELU), strip(chain)),
         (f"weights {RELU}", authors.weights(RELU), strip(loss)),
         (f"weights {SWISH}", authors.weights(SWISH), strip(swish)),
-        ("pictures", authors.pictures(), network),
-        ("pictures", authors.pictures(), swish),
+        ("images", authors.images(), network),
+        ("images", authors.images(), swish),
         ("chain", authors.chain(), chain),
         ("pair", authors.pair(), loss),
     ]

@@ -32,8 +32,8 @@ def weights(shapes: dict[str, list[int]]) -> dict[str, np.ndarray]:
     return drawn
 
 
-def pictures(side: int) -> np.ndarray:
-    """Two pictures: one of noise, one of smooth waves."""
+def images(side: int) -> np.ndarray:
+    """Two images: one of noise, one of smooth waves."""
     noise = np.random.default_rng([1, side]).integers(0, 256, (side, side, 3))
     angle = np.arange(side) * (6.0 / side)
     waves = 127.5 + 127 * np.sin(angle[:, None, None] * [1, 2, 3] + angle[None, :, None])

@@ -55,9 +55,9 @@ def main() -> None:
     found = {}
     net = network()
     for side in inputs.SIDES:
-        pictures = torch.from_numpy(inputs.pictures(side).transpose(0, 3, 1, 2).copy())
+        images = torch.from_numpy(inputs.images(side).transpose(0, 3, 1, 2).copy())
         with torch.no_grad():
-            features, logits = net(pictures)
+            features, logits = net(images)
         found[f"features/{side}"], found[f"logits/{side}"] = features.numpy(), logits.numpy()
 
     a, b = inputs.features()

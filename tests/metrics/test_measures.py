@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from etils import epath
 
+from drl_jax import arrays
 from drl_jax.errors import UserError
-from drl_jax.metrics import arrays, measures
+from drl_jax.evaluation import measures
+from drl_jax.evaluation.features import Features, data_space, read_weights
+from drl_jax.evaluation.measures import gather
 from drl_jax.metrics.frechet import Moments, frechet_distance, moments
-from drl_jax.metrics.measures import gather
-from drl_jax.metrics.spaces import Features, data_space, read_weights
 
 
 def gaussian(mean, covariance) -> Moments:
@@ -156,7 +157,7 @@ def test_metrics_that_there_are_not():
             measures.parse(text, points=points)
 
 
-def test_pixels_of_large_pictures_are_refused():
+def test_pixels_of_large_images_are_refused():
     assert data_space((32, 32, 3)).extract(np.zeros((2, 32, 32, 3), np.uint8)).vectors.shape == (2, 3072)
     with pytest.raises(UserError, match="12288 numbers"):
         data_space((64, 64, 3))

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drl_jax.metrics import scores, torch_file
+from drl_jax.checkpoints import torch_file
+from drl_jax.metrics import sample_scores
 from drl_jax.metrics.frechet import frechet_distance, moments
 from drl_jax.metrics.inception import fold, inception, resize
 from tests.metrics import inputs
@@ -29,7 +30,7 @@ def weights():
 
 @pytest.mark.parametrize("side", inputs.SIDES)
 def test_inception_is_that_of_torch_fidelity(side, weights):
-    outputs = jax.jit(inception)(weights, jnp.asarray(inputs.pictures(side)))
+    outputs = jax.jit(inception)(weights, jnp.asarray(inputs.images(side)))
     for got, name in ((outputs.features, "features"), (outputs.logits, "logits")):
         expected = REFERENCES[f"{name}/{side}"]
         error = np.linalg.norm(got - expected) / np.linalg.norm(expected)
@@ -47,13 +48,13 @@ def test_scores_are_those_of_torch_fidelity():
     a, b = inputs.features()
     close = lambda got, name: np.testing.assert_allclose(got, REFERENCES[name], rtol=1e-6)
     close(frechet_distance(moments(a), moments(b)), "frechet_inception_distance")
-    kernel = scores.kernel_distance(a, b, subsets=20, subset_size=300)
+    kernel = sample_scores.kernel_distance(a, b, subsets=20, subset_size=300)
     close(kernel.mean, "kernel_inception_distance_mean")
     close(kernel.std, "kernel_inception_distance_std")
-    shares = scores.precision_recall(a, b)
+    shares = sample_scores.precision_recall(a, b)
     close(shares.precision, "precision")
     close(shares.recall, "recall")
-    inception_score = scores.inception_score(inputs.logits())
+    inception_score = sample_scores.inception_score(inputs.logits())
     close(inception_score.mean, "inception_score_mean")
     close(inception_score.std, "inception_score_std")
 
@@ -61,7 +62,9 @@ def test_scores_are_those_of_torch_fidelity():
 def test_the_kernel_distance_of_one_distribution_to_itself_is_zero_on_average():
     rng = np.random.default_rng(0)
     drawn = [
-        scores.kernel_distance(rng.random((60, 8)), rng.random((60, 8)), subsets=1, subset_size=60).mean
+        sample_scores.kernel_distance(
+            rng.random((60, 8)), rng.random((60, 8)), subsets=1, subset_size=60
+        ).mean
         for _ in range(400)
     ]
     assert abs(np.mean(drawn)) < 4 * np.std(drawn) / np.sqrt(len(drawn))
@@ -71,17 +74,17 @@ def test_the_kernel_distance_of_one_distribution_to_itself_is_zero_on_average():
 def test_precision_and_recall_of_closed_cases():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((50, 3))
-    assert scores.precision_recall(x, x) == (1.0, 1.0)
-    assert scores.precision_recall(x, x + 1e3) == (0.0, 0.0)
+    assert sample_scores.precision_recall(x, x) == (1.0, 1.0)
+    assert sample_scores.precision_recall(x, x + 1e3) == (0.0, 0.0)
     # Ten of fifty samples lie where the reference is; all the reference lies among the samples.
     far = np.concatenate([x[:10], x[:40] + 1e3])
-    assert scores.precision_recall(far, x).precision == 0.2
-    assert scores.precision_recall(x, x, rows=7) == (1.0, 1.0)
+    assert sample_scores.precision_recall(far, x).precision == 0.2
+    assert sample_scores.precision_recall(x, x, rows=7) == (1.0, 1.0)
 
 
 def test_too_few_features_for_a_subset():
     with pytest.raises(ValueError, match="fewer than a subset's 1000"):
-        scores.kernel_distance(np.zeros((10, 2)), np.zeros((2000, 2)))
+        sample_scores.kernel_distance(np.zeros((10, 2)), np.zeros((2000, 2)))
 
 
 @pytest.mark.parametrize("name", ["tiny.pth", "tiny_legacy.pth"])

@@ -44,20 +44,20 @@ def program(capfd):
 
 
 def small(**overrides) -> list[str]:
-    """Overrides that make any picture config run for seconds."""
+    """Overrides that make any image config run for seconds."""
     values = {
-        "network.channels": 8,
-        "network.blocks": 1,
+        "network.width": 8,
+        "network.blocks_per_resolution": 1,
         "data.batch_size": 4,
         "levels.count": 2,
-        "langevin.steps": 2,
+        "sampler.steps": 2,
         "training.steps": 4,
         "training.log_every": 2,
         "checkpoint.every": 2,
         "evaluation.every": 4,
         "evaluation.num_samples": 4,
-        "evaluation.rows": 1,
-        "evaluation.batch_size": 4,
+        "evaluation.samples_per_device": 1,
+        "evaluation.save_every": 4,
         "evaluation.metrics": "none",
     } | {name.replace("__", "."): value for name, value in overrides.items()}
     return [f"--config.{name}={value}" for name, value in values.items()]

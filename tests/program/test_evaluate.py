@@ -14,15 +14,15 @@ import pytest
 from etils import epath
 from PIL import Image
 
-from drl_jax.data.pipeline import to_unit
 from drl_jax.data.prepare import prepare
 from drl_jax.data.sources import open_source
 from drl_jax.errors import UserError
+from drl_jax.evaluation import features
+from drl_jax.evaluation.measures import TOTAL_VARIATION
 from drl_jax.main import main
-from drl_jax.metrics import spaces
-from drl_jax.metrics.measures import TOTAL_VARIATION
-from drl_jax.metrics.scores import precision_recall
+from drl_jax.metrics.sample_scores import precision_recall
 from drl_jax.parallel import devices
+from drl_jax.pixels import to_unit
 from tests.data.tiny_sets import write_cifar10_archive
 from tests.metrics import inputs
 from tests.program.conftest import CONFIGS, small
@@ -73,7 +73,7 @@ def expected(digits, tmp_path_factory) -> dict:
 
 
 def assert_same(got: dict, expected: dict) -> None:
-    """Identical pictures; the same scores to 1e-9."""
+    """Identical images; the same scores to 1e-9."""
     assert got["protocol"] == expected["protocol"]
     for kind in ("scores", "halves_of_the_data"):
         assert got[kind].keys() == expected[kind].keys()
@@ -162,16 +162,16 @@ def weights(tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> list[str]:
-    """The workdir of a short run on a folder of 24 pictures."""
-    folder, workdir, data = (tmp_path_factory.mktemp(name) for name in ("pictures", "run", "data"))
+def images(tmp_path_factory) -> list[str]:
+    """The workdir of a short run on a folder of 24 images."""
+    folder, workdir, data = (tmp_path_factory.mktemp(name) for name in ("images", "run", "data"))
     rng = np.random.default_rng(0)
     for i in range(24):
         Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / f"{i}.png")
     given = [
         f"--config={CONFIGS}/digits.py", f"--workdir={workdir}", *small(training__steps=1),
         "--config.data.name=folder", f"--config.data.path={folder}", f"--config.data.data_dir={data}",
-        "--config.data.colors=3",
+        "--config.data.channels=3",
     ]  # fmt: skip
     run("train", *given)
     return given
@@ -180,9 +180,9 @@ def pictures(tmp_path_factory) -> list[str]:
 INCEPTION = "fid,inception_score,kid,precision_recall"
 
 
-def test_scores_of_inception(pictures, weights, program, monkeypatch):
-    monkeypatch.setattr(spaces, "_ROWS", 3)  # a device's batch: twelve pictures shall not cost as much as 64
-    workdir, data = (Path(pictures[i].split("=", 1)[1]) for i in (1, -2))
+def test_scores_of_inception(images, weights, program, monkeypatch):
+    monkeypatch.setattr(features, "_ROWS", 3)  # a device's batch: twelve images shall not cost as much as 64
+    workdir, data = (Path(images[i].split("=", 1)[1]) for i in (1, -2))
     sha256 = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
     given = [
         f"--config.evaluation.inception_weights={weights}",
@@ -260,21 +260,21 @@ def test_the_public_weights_are_fetched_once_and_checked(tmp_path, monkeypatch):
     served = tmp_path / "weights.pth"
     served.write_bytes(b"the public weights")
     folder = epath.Path(tmp_path / "data")
-    monkeypatch.setattr(spaces, "PUBLIC_URL", served.as_uri())
+    monkeypatch.setattr(features, "PUBLIC_URL", served.as_uri())
     with pytest.raises(UserError, match=r"cannot download .*it is not what it was .*; download it by other"):
-        spaces.fetch_weights(folder)
+        features.fetch_weights(folder)
     assert list(folder.iterdir()) == []
-    monkeypatch.setattr(spaces, "PUBLIC_SHA256", hashlib.sha256(b"the public weights").hexdigest()[:8])
-    path = spaces.fetch_weights(folder)
+    monkeypatch.setattr(features, "PUBLIC_SHA256", hashlib.sha256(b"the public weights").hexdigest()[:8])
+    path = features.fetch_weights(folder)
     served.unlink()
-    assert spaces.fetch_weights(folder) == path
+    assert features.fetch_weights(folder) == path
     assert Path(path).read_bytes() == b"the public weights"
 
 
 MISTAKES = {
-    "unknown metric": ({"metrics": "fdi"}, ["'fdi' is no metric of pictures", "fid"]),
+    "unknown metric": ({"metrics": "fdi"}, ["'fdi' is no metric of images", "fid"]),
     "nothing to measure": ({"metrics": "none"}, ["config.evaluation.metrics=none"]),
-    "metric of points": ({"metrics": "total_variation"}, ["no metric of pictures"]),
+    "metric of points": ({"metrics": "total_variation"}, ["no metric of images"]),
     "too few samples": (
         {"count": 4, "metrics": PIXELS},
         ["config.evaluation.num_samples=4", "5 are the least"],
@@ -305,10 +305,10 @@ def test_a_step_without_a_checkpoint(program, copied):
 
 
 def test_samples_that_are_not_finite_have_no_score(program, copied):
-    ended = program(*measuring(copied, count=10), "--config.langevin.noise_scale=1e38")
+    ended = program(*measuring(copied, count=10), "--config.sampler.noise_scale=1e38")
     assert_one_line(ended, ["of the samples 0 … ", "are not finite", "diverged"])
     assert not list(copied.glob("evaluations/*/result_*"))
-    ended = program("sample", f"--workdir={copied}", "--config.langevin.noise_scale=1e38")
+    ended = program("sample", f"--workdir={copied}", "--config.sampler.noise_scale=1e38")
     assert ended.code == 0
     assert "of 4 samples are not finite" in ended.err
 
@@ -316,7 +316,7 @@ def test_samples_that_are_not_finite_have_no_score(program, copied):
 def test_fewer_samples_than_a_batch_are_drawn_all_the_same(program, copied):
     ended = program(*measuring(copied, count=10, batch=64))
     assert ended.code == 0
-    said = "config.evaluation.batch_size=64: 10 samples do not fill a batch, and are saved as one"
+    said = "config.evaluation.save_every=64: 10 samples do not fill a batch, and are saved as one"
     assert ended.out.splitlines()[0] == said
     assert result(copied, 10)["protocol"]["samples"]["count"] == 10
 
@@ -351,7 +351,7 @@ def test_data_without_examples(program, tmp_path):
     ended = program(
         "check", "--config=digits.py", "--config.data.name=folder", f"--config.data.path={tmp_path}/empty"
     )
-    assert_one_line(ended, ["holds no pictures"])
+    assert_one_line(ended, ["holds no images"])
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "empty/one.png")
     ended = program(
         "check", "--config=digits.py", "--config.data.name=folder", f"--config.data.path={tmp_path}/empty"

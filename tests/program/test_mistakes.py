@@ -8,9 +8,9 @@ import time
 import pytest
 from etils import epath
 
-from drl_jax import configuration
+from drl_jax.config import schema
+from drl_jax.config.build import build
 from drl_jax.errors import UserError
-from drl_jax.experiment import build
 from drl_jax.main import parse
 from tests.program.conftest import CONFIGS, small
 
@@ -42,15 +42,15 @@ MISTAKES = {
         ["config.data.batch_size", "6.5"],
     ),
     "negative": (
-        ["train", DIGITS, "--workdir={dir}", "--config.langevin.steps=0"],
-        ["config.langevin.steps=0", "at least 1"],
+        ["train", DIGITS, "--workdir={dir}", "--config.sampler.steps=0"],
+        ["config.sampler.steps=0", "at least 1"],
     ),
     "impossible levels": (
         ["train", DIGITS, "--workdir={dir}", "--config.levels.count=700"],
         ["config.levels.count=700", "1 to 501", "1000"],
     ),
     "growth of the linear chain": (
-        ["train", DIGITS, "--workdir={dir}", "--config.levels.count=1000", "--config.levels.growth=1"],
+        ["train", DIGITS, "--workdir={dir}", "--config.levels.count=1000", "--config.levels.step_growth=1"],
         ["config.levels", "growth", "1000"],
     ),
     "one of several names": (
@@ -71,14 +71,14 @@ MISTAKES = {
         ["config.network.attention=(10,)", "8, 4"],
     ),
     "frequencies that fall": (
-        ["train", "--config=points.py", "--workdir={dir}", "--config.network.lowest=50.0"],
-        ["config.network.lowest=50.0", "config.network.highest=20.0"],
+        ["train", "--config=points.py", "--workdir={dir}", "--config.network.min_frequency=50.0"],
+        ["config.network.min_frequency=50.0", "config.network.max_frequency=20.0"],
     ),
     "batch over devices": (
         ["train", DIGITS, "--workdir={dir}", "--config.data.batch_size=6"],
         ["config.data.batch_size=6", "4 devices", "4 or 8"],
     ),
-    "pictures to a network for points": (
+    "images to a network for points": (
         ["train", "--config=points.py", "--workdir={dir}", "--config.data.name=digits"],
         ["config.network.name='points'", "config.data.name='digits'"],
     ),
@@ -122,12 +122,12 @@ def test_a_mistake_ends_in_one_line(mistake, program, tmp_path):
 
 
 IMPOSSIBLE = [
-    ("digits.py", "network.channels=0", "even and at least 4"),
-    ("digits.py", "network.channels=5", "even and at least 4"),
+    ("digits.py", "network.width=0", "even and at least 4"),
+    ("digits.py", "network.width=5", "even and at least 4"),
     ("digits.py", "network.multipliers=()", "whole numbers of at least 1, at least 1 of them"),
     ("digits.py", "network.multipliers=(1,1.5)", "whole numbers of at least 1"),
     ("digits.py", "network.multipliers=('a',)", "whole numbers of at least 1"),
-    ("digits.py", "network.blocks=0", "at least 1"),
+    ("digits.py", "network.blocks_per_resolution=0", "at least 1"),
     ("digits.py", "data.crop=(0,0,4.5,4.5)", "(top, left, height, width)"),
     ("digits.py", "data.crop=('a',0,1,1)", "(top, left, height, width)"),
     ("digits.py", "data.crop=(0,0,4,5)", "a square"),
@@ -136,11 +136,11 @@ IMPOSSIBLE = [
     ("digits.py", "optimizer.learning_rate=inf", "above 0, and finite"),
     ("digits.py", "optimizer.learning_rate=nan", "above 0, and finite"),
     ("digits.py", "training.ema_decay=1.0", "at least 0 and below 1"),
-    ("digits.py", "levels.growth=inf", "at least 0, and finite"),
-    ("digits.py", "evaluation.rows=0", "at least 1"),
+    ("digits.py", "levels.step_growth=inf", "at least 0, and finite"),
+    ("digits.py", "evaluation.samples_per_device=0", "at least 1"),
     ("points.py", "network.width=0", "at least 1"),
     ("points.py", "network.depth=-1", "at least 0"),
-    ("points.py", "network.lowest=0.0", "above 0"),
+    ("points.py", "network.min_frequency=0.0", "above 0"),
 ]
 
 
@@ -234,7 +234,7 @@ def test_help_lists_the_commands_with_a_line_each(help_, program):
 def test_data_that_are_gone_and_a_config_that_is_no_program(program, tmp_path):
     config = parse([f"--config={CONFIGS}/digits.py", "--config.data.name=mnist"]).config
     config.data.data_dir = str(tmp_path / "none")
-    configuration.save(config, epath.Path(tmp_path / "config.json"))
+    schema.save(config, epath.Path(tmp_path / "config.json"))
     ended = program("train", f"--workdir={tmp_path}")
     assert ended.code == 1
     assert ended.err.count("\n") == 1, ended.err

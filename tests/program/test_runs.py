@@ -9,12 +9,12 @@ import pytest
 from etils import epath
 from PIL import Image
 
-from drl_jax import configuration
-from drl_jax.experiment import build
+from drl_jax.checkpoints.orbax import FOLDER, load
+from drl_jax.config import schema
+from drl_jax.config.build import build
+from drl_jax.core.levels import make_levels
 from drl_jax.main import parse
-from drl_jax.noise import make_levels
 from drl_jax.parallel.devices import place
-from drl_jax.training.checkpoints import FOLDER, load
 from tests.program.conftest import CONFIGS, small
 
 DIGITS = ["--config=digits.py", *small(levels__count=3)]
@@ -28,7 +28,7 @@ def data_dir(tmp_path_factory):
 
 def state_of(workdir):
     """The newest checkpoint: (state as numpy, position in the data)."""
-    experiment = build(configuration.load(epath.Path(workdir) / "config.json"))
+    experiment = build(schema.load(epath.Path(workdir) / "config.json"))
     like = jax.eval_shape(experiment.init_state, jax.random.key(0))
     checkpoint, damaged = load(epath.Path(workdir) / FOLDER, like, place(4), print)
     assert checkpoint is not None
@@ -78,7 +78,7 @@ def test_what_a_run_prints_and_leaves(program, tmp_path, data_dir, monkeypatch):
     assert 0.2 < scores["frechet_pixels_halves"] < 0.4
     assert scores["frechet_pixels"] > scores["frechet_pixels_halves"]
 
-    assert configuration.load(epath.Path(workdir) / "config.json").levels.count == 3
+    assert schema.load(epath.Path(workdir) / "config.json").levels.count == 3
     assert list((workdir / "tensorboard").glob("events.*"))
     with Image.open(workdir / "samples/0000004.png") as grid:
         assert grid.mode == "L"
@@ -92,9 +92,9 @@ def test_other_settings_in_the_same_workdir_are_refused(program, tmp_path, data_
     short = ["--config.training.steps=1", "--config.evaluation.num_samples=1"]
     assert program("train", *DIGITS, data_dir, f"--workdir={workdir}", *short).code == 0
     before = (workdir / "config.json").read_bytes()
-    ended = program("train", *DIGITS, data_dir, f"--workdir={workdir}", "--config.network.channels=16")
+    ended = program("train", *DIGITS, data_dir, f"--workdir={workdir}", "--config.network.width=16")
     assert ended.code == 1
-    assert "config.network.channels was 8 and is 16" in ended.err
+    assert "config.network.width was 8 and is 16" in ended.err
     assert "training.steps" not in ended.err  # free to change
     assert (workdir / "config.json").read_bytes() == before
 
@@ -114,10 +114,10 @@ def test_sampling_from_a_run(program, tmp_path, data_dir):
     assert five.dtype == np.uint8
     assert (workdir / "samples.png").exists()
     # Sample i is a function of (weights, seed, i): the batch does not matter.
-    eight = ["--config.evaluation.num_samples=8", "--config.evaluation.batch_size=8"]
+    eight = ["--config.evaluation.num_samples=8", "--config.evaluation.save_every=8"]
     np.testing.assert_array_equal(samples(*eight)[:5], five)
     # … nor whether it divides over the four devices.
-    np.testing.assert_array_equal(samples(*eight[:1], "--config.evaluation.batch_size=3")[:5], five)
+    np.testing.assert_array_equal(samples(*eight[:1], "--config.evaluation.save_every=3")[:5], five)
     assert (samples(*eight, "--config.evaluation.seed=1")[:5] != five).any()
 
 
@@ -130,9 +130,9 @@ def test_a_run_whose_checkpoints_are_gone(program, tmp_path, data_dir):
     assert ended.code == 1
     assert "holds no checkpoint" in ended.err
     # Nothing is left that other settings could spoil.
-    changed = ["--config.network.channels=16", "--config.evaluation.num_samples=1"]
+    changed = ["--config.network.width=16", "--config.evaluation.num_samples=1"]
     assert program("train", *DIGITS, data_dir, f"--workdir={workdir}", *short, *changed).code == 0
-    assert configuration.load(epath.Path(workdir) / "config.json").network.channels == 16
+    assert schema.load(epath.Path(workdir) / "config.json").network.width == 16
 
 
 @pytest.mark.parametrize(
@@ -158,12 +158,12 @@ def test_every_config_builds(config, parameters):
 
 COMMON = {
     "data.flip": True,
-    "network.channels": 128,
+    "network.width": 128,
     "network.attention": (),
     "levels.b_squared": 2e-4,
-    "langevin.steps": 30,
-    "langevin.noise_scale": 0.99,
-    "langevin.spread": None,
+    "sampler.steps": 30,
+    "sampler.noise_scale": 0.99,
+    "sampler.step_range": None,
     "optimizer.learning_rate": 1e-4,
     "optimizer.warmup_steps": 1000,
     "optimizer.decay_steps": None,
@@ -191,15 +191,15 @@ PAPER = {
 def test_configs_are_those_of_the_paper(config):
     # From the paper's appendix and, where it is silent, the authors' code.
     keys = (
-        "data.image_size", "data.batch_size", "data.crop", "network.multipliers", "network.blocks",
+        "data.image_size", "data.batch_size", "data.crop", "network.multipliers", "network.blocks_per_resolution",
         "optimizer.beta1",
     )  # fmt: skip
     expected = COMMON | dict(zip(keys, PAPER[config], strict=True))
     parsed = parse([f"--config={CONFIGS}/{config}"]).config
-    got = dict(configuration.flatten(parsed))
+    got = dict(schema.flatten(parsed))
     assert {key: got[key] for key in expected} == expected
     # Six levels with the step as temperature and growing steps: T6, whose numbers test_noise.py has.
-    levels, t6 = build(parsed).levels, make_levels(6, growth=1.0, temperature="step")
+    levels, t6 = build(parsed).levels, make_levels(6, step_growth=1.0, temperature="step")
     for ours, theirs in zip(levels, t6, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -211,8 +211,8 @@ def test_a_thousand_levels_need_nothing_but_their_number():
 
 
 @pytest.mark.parametrize("config", ["cifar10.py:small", "celeba64.py", "lsun128.py"])
-def test_picture_configs_train_when_shrunk(config, program, tmp_path):
-    # Any folder of pictures stands in for the sets that are not at hand.
+def test_image_configs_train_when_shrunk(config, program, tmp_path):
+    # Any folder of images stands in for the sets that are not at hand.
     rng = np.random.default_rng(0)
     for i in range(5):
         pixels = rng.integers(0, 256, (218, 178, 3), dtype=np.uint8)
@@ -238,7 +238,7 @@ def test_points_train(program, tmp_path):
         "--config.levels.count=2",
         "--config.data.batch_size=4",
         "--config.evaluation.num_samples=4",
-        "--config.evaluation.rows=1",
+        "--config.evaluation.samples_per_device=1",
     )
     assert ended.code == 0, ended.err
     assert "total_variation" in ended.out

@@ -4,11 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from drl_jax.experiment import build
+from drl_jax.config.build import build
 from drl_jax.main import parse
 from drl_jax.parallel.devices import place
-from drl_jax.parallel.stopping import Stop
-from drl_jax.sampling import SHOWN, Sampler, Weights, not_finite
+from drl_jax.parallel.preemption import Stop
+from drl_jax.parallel.sampler import SHOWN, Sampler, Weights, not_finite
 from drl_jax.training.loop import init_state
 from tests.program.conftest import CONFIGS
 
@@ -36,9 +36,9 @@ def draw(request):
             Stop(),
             rows=rows,
             seed=0,
-            num_steps=config.langevin.steps,
-            noise_scale=config.langevin.noise_scale,
-            spread=config.langevin.spread,
+            num_steps=config.sampler.steps,
+            noise_scale=config.sampler.noise_scale,
+            spread=config.sampler.step_range,
         )
         drawn = list(sampler.draw(placement.replicate(weights), count, start=start))
         assert all(process.shape[1] <= SHOWN for _, process in drawn)

@@ -6,23 +6,16 @@ import numpy as np
 import optax
 import pytest
 
-from drl_jax import spectral
-from drl_jax.networks import ResidualEnergy, bind
-from drl_jax.noise import diffuse, fold_in, make_levels
+from drl_jax.core import spectral
+from drl_jax.core.levels import diffuse, make_levels
+from drl_jax.core.networks import ResidualEnergy, bind
+from drl_jax.core.objective import draw, objective
+from drl_jax.core.randomness import example_keys, fold_in
 from drl_jax.parallel.devices import AXIS, place
-from drl_jax.recovery import draw, objective
-from drl_jax.training.step import (
-    Report,
-    Settings,
-    Totals,
-    TrainState,
-    example_keys,
-    init_state,
-    make_train_step,
-)
+from drl_jax.training.step import Report, Settings, Totals, TrainState, init_state, make_train_step
 
 LEVELS = make_levels(6)
-NETWORK = ResidualEnergy(channels=8, multipliers=(1, 2), blocks=1)
+NETWORK = ResidualEnergy(width=8, multipliers=(1, 2), blocks_per_resolution=1)
 SGD = optax.sgd(1e-2)  # Adam's first steps turn rounding into changes of sign
 SETTINGS = Settings(langevin_steps=3, ema_decay=0.9)
 BATCH = np.random.default_rng(0).standard_normal((8, 8, 8, 1)).astype(np.float32)

@@ -1,0 +1,78 @@
+"""The layers that the energy networks share. Each declares how its kernel is spectrally normalised by a
+vector in the collection "spectral", which exists beside the parameters and is never read here."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
+
+from drl_jax.core import spectral
+from drl_jax.core.networks.convolution import convolve
+
+Normalization = Literal["divide", "cap", "none"]
+
+_glorot = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
+_nearly_zero = nn.initializers.variance_scaling(1e-10, "fan_avg", "uniform")
+
+
+def _per_feature(vector: jax.Array, x: jax.Array) -> jax.Array:
+    """[features], shaped to broadcast against x [..., features]."""
+    return vector.reshape((1,) * (x.ndim - 1) + vector.shape)
+
+
+def _declare(module: nn.Module, normalization: Normalization, outputs: int) -> None:
+    """Stores the starting vector u ~ truncated N(0, .02²) at initialisation, and only then."""
+    if normalization != "none" and module.is_initializing():
+        draw = nn.initializers.truncated_normal(0.02)
+        name = {"divide": spectral.DIVIDE, "cap": spectral.CAP}[normalization]
+        module.variable("spectral", name, lambda: draw(module.make_rng("params"), (outputs,)))
+
+
+class Dense(nn.Module):
+    """[..., inputs] -> [..., features]; on images, a 1x1 convolution."""
+
+    features: int
+    normalization: Normalization = "divide"
+    zero_start: bool = False
+    dtype: jax.typing.DTypeLike | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        init = _nearly_zero if self.zero_start else _glorot
+        kernel = self.param("kernel", init, (x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        _declare(self, self.normalization, self.features)
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        return x @ kernel + _per_feature(bias, x)
+
+
+class Convolution(nn.Module):
+    """A 3x3 convolution; with `zero_start` it is the end of a residual branch: kernel nearly zero, its
+    norm only capped, and a learned gain per channel, (conv + bias) g."""
+
+    features: int
+    zero_start: bool = False
+    dtype: jax.typing.DTypeLike | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        init = _nearly_zero if self.zero_start else _glorot
+        kernel = self.param("kernel", init, (3, 3, x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        _declare(self, "cap" if self.zero_start else "divide", self.features)
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x = convolve(x, kernel) + _per_feature(bias, x)
+        if self.zero_start:
+            gain = self.param("gain", nn.initializers.ones, (self.features,))
+            x = x * _per_feature(gain.astype(x.dtype), x)
+        return x
+
+
+def embed_level(t: jax.Array, width: int) -> jax.Array:
+    """Sinusoids of the level, [batch, width]: sines, then cosines, at frequencies 1 … 1e-4."""
+    half = width // 2
+    frequencies = jnp.exp(jnp.arange(half) * -(jnp.log(1e4) / (half - 1)))
+    angles = t[:, None] * frequencies[None, :]
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)

@@ -1,0 +1,1 @@
+"""What a run leaves for people: records, images, the progress line."""
