@@ -18,7 +18,7 @@ def is_local(path: epath.Path) -> bool:
 
 
 @contextmanager
-def held(workdir: epath.Path, name: str = "--workdir") -> Iterator[None]:
+def locked(workdir: epath.Path, name: str = "--workdir") -> Iterator[None]:
     """Makes the folder and keeps other jobs out of it. `name` is what people call it.
 
     The lock is the kernel's: it ends with the process that holds it, however that ends. Object stores

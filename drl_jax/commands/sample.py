@@ -1,6 +1,7 @@
-"""`sample`: draws from a trained model."""
+"""`sample`: draws samples from a trained model."""
 
 import io
+import logging
 import time
 
 import jax
@@ -8,41 +9,50 @@ import numpy as np
 from etils import epath
 
 from drl_jax import files
-from drl_jax.commands.common import load_weights, make_domain, make_sampler, voices
+from drl_jax.commands.job import load_model, make_sampler, start_job
 from drl_jax.config.build import build
 from drl_jax.config.schema import Config
-from drl_jax.evaluation.evaluator import Gallery
-from drl_jax.parallel import devices
+from drl_jax.evaluation.preview import Preview, make_kind
 from drl_jax.parallel.preemption import Stop
-from drl_jax.parallel.sampler import not_finite
+from drl_jax.parallel.sampler import count_not_finite
+
+_logger = logging.getLogger(__name__)
 
 
 def sample(config: Config, workdir: epath.Path, stop: Stop) -> None:
-    """Draws from the averaged weights of a checkpoint: samples.npz and images, in the workdir."""
-    experiment = build(config)
-    devices.start()
-    stop.linger = devices.linger()
-    placement, (say, warn) = devices.place(), voices()
-    checkpoint, weights = load_weights(workdir, config, experiment, placement, warn)
-    sampler, domain = make_sampler(config, experiment, placement, stop), make_domain(config, experiment)
+    """Draws samples from the averaged weights of a checkpoint: samples.npz and images, in the workdir.
 
-    began = time.monotonic()
-    parts, gallery, broken = [], Gallery(domain), 0
-    for x, process in sampler.draw(weights, config.evaluation.num_samples):
-        parts.append(domain.examples(x))
-        gallery.add(parts[-1], process)
-        broken += not_finite(x)
-    samples = np.concatenate(parts)
-    seconds = time.monotonic() - began
-    if broken:
-        warn(f"{broken} of {len(samples)} samples are not finite: their chains diverged")
-    if jax.process_index() != 0:
-        return
-    gallery.show(workdir / "samples")
-    file = io.BytesIO()
-    np.savez(file, arr_0=samples)
-    files.write(workdir / "samples.npz", file.getvalue())
-    say(
-        f"{len(samples)} samples of step {checkpoint.step} in {seconds:.1f} s: {workdir / 'samples.npz'}, "
-        f"{workdir / 'samples.png'}"
-    )
+    Raises:
+      UserError: there is no such checkpoint.
+    """
+    parts = build(config)
+    with start_job(stop) as placement:
+        checkpoint, model = load_model(workdir, config, parts, placement)
+        sampler, kind = make_sampler(config, parts, placement, stop), make_kind(config.data.density)
+
+        began = time.monotonic()
+        drawn, preview, broken = [], Preview(kind), 0
+        for x, process in sampler.sample(model, config.evaluation.num_samples):
+            drawn.append(kind.to_examples(x))
+            preview.add(drawn[-1], process)
+            broken += count_not_finite(x)
+        samples = np.concatenate(drawn)
+        seconds = time.monotonic() - began
+        if broken:
+            _logger.warning(
+                "%d of %d samples are not finite: their chains diverged", broken, len(samples)
+            )
+        if jax.process_index() != 0:
+            return
+        preview.save(workdir / "samples")
+        file = io.BytesIO()
+        np.savez(file, arr_0=samples)
+        files.write(workdir / "samples.npz", file.getvalue())
+        _logger.info(
+            "%d samples of step %d in %.1f s: %s, %s",
+            len(samples),
+            checkpoint.step,
+            seconds,
+            workdir / "samples.npz",
+            workdir / "samples.png",
+        )

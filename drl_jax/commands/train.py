@@ -1,7 +1,7 @@
-"""`train`: trains a model, or goes on with the one in the workdir."""
+"""`train`: trains a model, or continues the run in the workdir."""
 
-import hashlib
 import json
+import logging
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -13,159 +13,160 @@ from clu import parameter_overview
 from etils import epath
 
 from drl_jax import files
-from drl_jax.checkpoints.orbax import FOLDER, Keep, open_checkpoints
-from drl_jax.checkpoints.packing import digest
-from drl_jax.commands.common import (
-    changes,
-    make_domain,
-    make_sampler,
-    make_spaces,
-    metrics_of,
-    read_reference,
-    voices,
-)
-from drl_jax.config import schema
-from drl_jax.config.build import Experiment, build, open_data
+from drl_jax.checkpoints.digests import sha256
+from drl_jax.checkpoints.orbax import FOLDER, Retention, open_checkpoints
+from drl_jax.commands.job import make_sampler, start_job
+from drl_jax.commands.scoring import make_evaluator, metric_names
+from drl_jax.config import resume, schema
+from drl_jax.config.build import Components, build, open_data
 from drl_jax.config.schema import Config
-from drl_jax.data.sources import Source
+from drl_jax.core.model import Model
+from drl_jax.data.sources import fingerprint
 from drl_jax.data.stream import batches
 from drl_jax.errors import UserError
-from drl_jax.evaluation import measures
-from drl_jax.evaluation.evaluator import Evaluation
-from drl_jax.parallel import devices
-from drl_jax.parallel.devices import everywhere
+from drl_jax.evaluation.evaluator import Evaluator
+from drl_jax.evaluation.scores import lower_is_better
+from drl_jax.parallel.consensus import all_processes, on_process_0
+from drl_jax.parallel.mesh import Placement, describe
 from drl_jax.parallel.preemption import Stop
-from drl_jax.parallel.sampler import Weights
 from drl_jax.report import provenance
-from drl_jax.report.metrics_log import Nowhere, open_records
-from drl_jax.training.guard import Limits
-from drl_jax.training.loop import Run, Say, Schedule, init_state
-from drl_jax.training.loop import train as run_training
+from drl_jax.report.metrics_log import NullLog, open_log
+from drl_jax.training.guard import Thresholds
+from drl_jax.training.loop import Cadence, Run, Scores
+from drl_jax.training.loop import train as run_loop
+from drl_jax.training.step import TrainState
 
 SCORES = "scores.json"  # of the last step, in the workdir
+_logger = logging.getLogger(__name__)
 
 
 def train(config: Config, workdir: epath.Path, prepare_command: str, stop: Stop) -> None:
-    """Trains a model, or goes on with the one in the workdir."""
-    experiment, metrics = build(config), metrics_of(config)
+    """Trains a model, or continues the run in the workdir.
+
+    Raises:
+      UserError: the config, the data or the workdir is not right, or the run diverged too often.
+      Stopped: a signal came and the state is saved.
+    """
+    parts, metrics = build(config), metric_names(config)
     _check_best(config, metrics)
-    changes(workdir, config)
+    resume.changes_in_workdir(workdir, config)
     source = open_data(config, prepare_command)
-    devices.start(config.data.batch_size)
-    stop.linger = devices.linger()
-    placement, (say, warn) = devices.place(config.data.batch_size), voices()
-    spaces = make_spaces(config, metrics, experiment.shape, placement)
-    first = jax.process_index() == 0
-    with ExitStack() as opened:
-        changed = devices.by_first(lambda: _take_workdir(opened, config, workdir, say)) or []
-        say(_overview(config, experiment, len(source)))
+    with start_job(stop, config.data.batch_size) as placement, ExitStack() as opened:
+        is_first = jax.process_index() == 0
+        changed = on_process_0(lambda: _take_workdir(opened, config, workdir)) or []
+        _logger.info("%s", _overview(config, parts, len(source)))
         for line in changed:
-            say(line)
-        evaluate = Evaluation(
-            make_domain(config, experiment),
-            make_sampler(config, experiment, placement, stop),
-            num_samples=config.evaluation.num_samples,
-            metrics=metrics,
-            spaces=spaces,
-            read_reference=lambda: read_reference(config, source, metrics, spaces, warn),
-            folder=workdir / "samples" if first else None,
-            warn=warn,
-        )
-        records = opened.enter_context(open_records(workdir, warn)) if first else Nowhere()
-        keep = Keep(config.checkpoint.keep, config.checkpoint.keep_every)
-        checkpoints = opened.enter_context(open_checkpoints(workdir / FOLDER, keep))
-        data = _fingerprint(source)
+            _logger.info("%s", line)
+        sampler = make_sampler(config, parts, placement, stop)
+        folder = workdir / "samples" if is_first else None
+        evaluator = make_evaluator(config, metrics, source, parts.shape, placement, sampler, folder)
+        data = fingerprint(source)
+        init = jax.jit(parts.init_state, out_shardings=placement.replicated)
+        key = placement.replicate(jax.random.key(config.training.seed))
 
-        def accept(record: Mapping[str, Any]) -> None:
-            # Its own word for what it was trained with: the workdir's file may have been edited or lost.
-            schema.changes(record["config"], config, str(workdir))
-            before = record["data"]
-            if before["examples"] != data["examples"]:
-                raise UserError(
-                    f"config.data: there are {data['examples']} examples, and the run in --workdir={workdir} "
-                    f"is on {before['examples']}: their order would be another; take the old data, or "
-                    "another --workdir"
-                )
-            if before != data:
-                warn("config.data: the examples are not those that the run began with")
+        def validate(record: Mapping[str, Any]) -> None:
+            # The checkpoint's own record counts: the file in the workdir may have been edited or lost.
+            resume.validate(record["config"], config, workdir)
+            _validate_data(record["data"], data, workdir)
 
-        began = time.monotonic()
-        state, scores = run_training(
-            Run(
-                experiment=experiment,
-                data=batches(
-                    source,
-                    seed=config.training.seed,
-                    batch_size=config.data.batch_size,
-                    flip=config.data.flip,
-                    process_index=jax.process_index(),
-                    process_count=jax.process_count(),
-                ),
-                evaluate=evaluate,
-                placement=placement,
-                checkpoints=checkpoints,
-                records=records,
-                stop=stop,
-                say=say,
-                warn=warn,
+        run = Run(
+            init=lambda: init(key),
+            step=placement.data_parallel(parts.train_step()),
+            evaluate=lambda step, state: evaluator(step, _averaged(parts, state)),
+            data=batches(
+                source,
+                seed=config.training.seed,
+                batch_size=config.data.batch_size,
+                flip=config.data.flip,
+                process_index=jax.process_index(),
+                process_count=jax.process_count(),
             ),
-            workdir,
-            seed=config.training.seed,
-            batch_size=config.data.batch_size,
-            schedule=Schedule(
+            placement=placement,
+            checkpoints=opened.enter_context(
+                open_checkpoints(
+                    workdir / FOLDER, Retention(config.checkpoint.keep, config.checkpoint.keep_every)
+                )
+            ),
+            log=opened.enter_context(open_log(workdir)) if is_first else NullLog(),
+            stop=stop,
+            workdir=workdir,
+        )
+        began = time.monotonic()
+        state, scores = run_loop(
+            run,
+            Cadence(
                 num_steps=config.training.steps,
                 log_every=config.training.log_every,
                 save_every=config.checkpoint.every,
                 evaluate_every=config.evaluation.every,
-                rollbacks=config.guard.rollbacks,
-                best_of=config.checkpoint.best_of,
             ),
-            limits=Limits(config.guard.spike, config.guard.loss, config.guard.max_abs),
-            about={
-                "config": config.to_dict(),
+            batch_size=config.data.batch_size,
+            thresholds=Thresholds(config.guard.spike, config.guard.loss, config.guard.max_abs),
+            max_rollbacks=config.guard.rollbacks,
+            best_of=config.checkpoint.best_of,
+            metadata={
+                "config": schema.to_dict(config),
                 "data": data,
                 "machine": provenance.machine(),
                 **provenance.versions(),
             },
-            accept=accept,
+            validate=validate,
         )
-        seconds = time.monotonic() - began
-        say(f"done in {seconds:.0f} s; samples in {workdir / 'samples'}")
-        if not metrics:
-            return
-        about = {
-            "step": config.training.steps,
-            "weights_sha256": digest(Weights(state.ema_params, state.ema_vectors)),
-            "evaluation": config.evaluation.to_dict(),
-        }
-        known = _read_scores(workdir / SCORES) if first and scores is None else {}
-        if everywhere(not first or all(known.get(name) == value for name, value in about.items())):
-            scores = known.get("scores", {})
-        else:
-            if scores is None:  # the run was stopped between its last evaluation and here
-                scores = evaluate(config.training.steps, Weights(state.ema_params, state.ema_vectors))
-            untrained = init_state(experiment, placement, config.training.seed)
-            bounds = evaluate.bounds(Weights(untrained.ema_params, untrained.ema_vectors))
-            scores = {**scores, **bounds}
-            if first:
-                told = {**about, "scores": scores, "data": data, **provenance.versions()}
-                content = json.dumps(told, indent=1) + "\n"
-                files.write(workdir / SCORES, content)
-        for name, value in scores.items():
-            say(f"{name:<36} {value:.4f}")
+        _logger.info("done in %.0f s; samples in %s", time.monotonic() - began, workdir / "samples")
+        if metrics:
+            model, untrained = _averaged(parts, state), _averaged(parts, init(key))
+            scores = _final_scores(config, workdir, evaluator, model, untrained, scores, data)
+            for name, value in scores.items():
+                _logger.info("%-36s %.4f", name, value)
 
 
-def _fingerprint(source: Source) -> dict[str, Any]:
-    """What tells data from others, without reading them all: their number, and the SHA-256 of a few."""
-    few = source.take(np.linspace(0, len(source) - 1, 16).astype(int))
-    sha256 = hashlib.sha256(f"{few.dtype}{few.shape}".encode() + np.ascontiguousarray(few).tobytes())
-    return {"examples": len(source), "sha256_of_16": sha256.hexdigest()}
+def _averaged(parts: Components, state: TrainState) -> Model:
+    return state.averaged_model(parts.network, parts.levels)
+
+
+def _final_scores(
+    config: Config,
+    workdir: epath.Path,
+    evaluator: Evaluator,
+    model: Model,
+    untrained: Model,
+    scores: Scores | None,
+    data: Mapping[str, Any],
+) -> Scores:
+    """The scores of the last step beside those of a perfect and of an untrained model, in scores.json."""
+    identity = {
+        "step": config.training.steps,
+        "weights_sha256": sha256({"params": model.params, "spectral": model.spectral}),
+        "evaluation": schema.to_dict(config)["evaluation"],
+    }
+    is_first = jax.process_index() == 0
+    known = _read_scores(workdir / SCORES) if is_first and scores is None else {}
+    if all_processes(not is_first or all(known.get(name) == value for name, value in identity.items())):
+        return known.get("scores", {})
+    if scores is None:  # the run was stopped between its last evaluation and here
+        scores = evaluator(config.training.steps, model)
+    scores = {**scores, **evaluator.bounds(untrained)}
+    if is_first:
+        content = {**identity, "scores": scores, "data": data, **provenance.versions()}
+        files.write(workdir / SCORES, json.dumps(content, indent=1) + "\n")
+    return scores
+
+
+def _validate_data(before: Mapping[str, Any], now: Mapping[str, Any], workdir: epath.Path) -> None:
+    """Refuses another number of examples; warns about other examples."""
+    if before["examples"] != now["examples"]:
+        raise UserError(
+            f"config.data: there are {now['examples']} examples, and the run in --workdir={workdir} was "
+            f"trained on {before['examples']}, in another order; use the old data, or another --workdir"
+        )
+    if before != now:
+        _logger.warning("config.data: the examples are not the ones that the run began with")
 
 
 def _check_best(config: Config, metrics: list[str]) -> None:
-    """Raises UserError if the score that marks the best checkpoint is not among those that are measured."""
+    """Raises UserError if the score that marks the best checkpoint is not measured."""
     best_of = config.checkpoint.best_of
-    names = measures.lowest(metrics, config.evaluation.num_samples, config.levels.count)
+    names = lower_is_better(metrics, config.evaluation.num_samples, config.levels.count)
     if best_of is not None and best_of not in names:
         raise UserError(
             f"config.checkpoint.best_of={best_of!r} is not measured, or not best when it is lowest; "
@@ -173,12 +174,12 @@ def _check_best(config: Config, metrics: list[str]) -> None:
         )
 
 
-def _take_workdir(opened: ExitStack, config: Config, workdir: epath.Path, say: Say) -> list[str]:
-    """Locks the folder and leaves the config there. Returns what has changed in it since the run began."""
-    opened.enter_context(files.held(workdir))
+def _take_workdir(opened: ExitStack, config: Config, workdir: epath.Path) -> list[str]:
+    """Locks the workdir and saves the config in it. Returns the changes since the run began."""
+    opened.enter_context(files.locked(workdir))
     if not files.is_local(workdir):
-        say(f"--workdir={workdir} cannot be locked: see that no other job uses it")
-    changed = changes(workdir, config)
+        _logger.info("--workdir=%s cannot be locked: make sure that no other job uses it", workdir)
+    changed = resume.changes_in_workdir(workdir, config)
     try:
         schema.save(config, workdir / schema.FILE)
     except OSError as error:
@@ -186,21 +187,21 @@ def _take_workdir(opened: ExitStack, config: Config, workdir: epath.Path, say: S
     return changed
 
 
-def _overview(config: Config, experiment: Experiment, examples: int) -> str:
-    state = jax.eval_shape(experiment.init_state, jax.random.key(0))
+def _overview(config: Config, parts: Components, num_examples: int) -> str:
+    state = jax.eval_shape(parts.init_state, jax.random.key(0))
     table = parameter_overview.get_parameter_overview(state.params, include_stats=False)
     return "\n".join(
         [
             table,
-            f"{experiment.levels.num_levels} levels, {config.sampler.steps} Langevin steps each; "
-            f"{examples} examples of {config.data.name}, {config.data.batch_size} a step",
-            f"runs on {devices.describe()}",
+            f"{parts.levels.num_levels} levels, {config.sampler.steps} steps of {config.sampler.name} each; "
+            f"{num_examples} examples of {config.data.name}, {config.data.batch_size} per step",
+            f"runs on {describe()}",
         ]
     )
 
 
 def _read_scores(file: epath.Path) -> dict[str, Any]:
-    """The scores of a run that ended; none if there are none that can be read."""
+    """The content of scores.json; empty if it cannot be read."""
     try:
         scores = json.loads(file.read_text())
     except (OSError, ValueError):

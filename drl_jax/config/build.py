@@ -1,5 +1,6 @@
-"""The composition root: from a ConfigDict to the parts of a run. Below this, plain arguments."""
+"""From a config to the parts of a run. What is built here takes plain arguments and knows no config."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -9,90 +10,101 @@ from flax import linen as nn
 from drl_jax.config import schema
 from drl_jax.config.schema import Config
 from drl_jax.core.levels import Levels, make_levels
+from drl_jax.core.mcmc import langevin, mala
 from drl_jax.core.networks import PointEnergy, ResidualEnergy
 from drl_jax.core.networks.residual import check_side
+from drl_jax.core.objective import Objective, recovery_likelihood
+from drl_jax.core.transition import MakeSampler, Transition, mcmc_transition
 from drl_jax.data.sources import Source, open_source
 from drl_jax.errors import UserError
 from drl_jax.training.optimizer import make_optimizer
-from drl_jax.training.step import Settings, TrainState, init_state
+from drl_jax.training.step import TrainState, TrainStep, init_state, make_train_step
 
-_NETWORKS = {"residual": ResidualEnergy, "points": PointEnergy}
+# config.sampler.name -> (config.sampler, noise scale) -> sampler of a log-density
+SAMPLERS = {
+    "langevin": lambda sampler, noise_scale: partial(langevin, noise_scale=noise_scale),
+    "mala": lambda sampler, noise_scale: partial(mala, step_range=sampler.step_range),
+}
 
 
-class Experiment(NamedTuple):
-    """What a config says, as things that compute. `shape` is that of one example."""
+class Components(NamedTuple):
+    """The parts that a config describes.
+
+    Attributes:
+      network: the Flax module f(y, t).
+      levels: the noise levels.
+      transition: x_{t+1} → x_t when sampling.
+      objective: what training minimises; its own transition has noise scale 1.
+      optimizer: from Optax.
+      shape: of one example.
+    """
 
     network: nn.Module
     levels: Levels
+    transition: Transition
+    objective: Objective
     optimizer: optax.GradientTransformation
-    settings: Settings
     shape: tuple[int, ...]
-    warm_up_iterations: int
+    power_iterations: int
+    init_iterations: int
+    ema_decay: float
 
     def init_state(self, key: jax.Array) -> TrainState:
-        """The state before the first step."""
+        """Makes the state before the first step."""
         return init_state(
             key,
             self.network,
             self.levels,
             self.optimizer,
             self.shape,
-            warm_up_iterations=self.warm_up_iterations,
+            spectral_iterations=self.init_iterations,
+        )
+
+    def train_step(self) -> TrainStep:
+        """Makes the training step."""
+        return make_train_step(
+            self.network,
+            self.levels.num_levels,
+            self.objective,
+            self.optimizer,
+            power_iterations=self.power_iterations,
+            ema_decay=self.ema_decay,
         )
 
 
-def build(config: Config) -> Experiment:
-    """Checks a config and builds what it says; nothing is computed yet. Raises UserError."""
+def build(config: Config) -> Components:
+    """Checks a config and builds its parts; computes nothing yet.
+
+    Raises:
+      UserError: a value is not possible.
+    """
     schema.check(config)
-    shape = _shape(config)
-    network = {key: value for key, value in config.network.items() if key != "name"}
-    if config.network.name == "residual":
-        try:
-            check_side(config.data.image_size, config.data.image_size, len(network["multipliers"]))
-        except ValueError as error:
-            raise UserError(
-                f"config.data.image_size={config.data.image_size} and "
-                f"config.network.multipliers={network['multipliers']}: {error}"
-            ) from None
-        sides = [config.data.image_size >> i for i in range(len(network["multipliers"]))]
-        if not set(network["attention"]) <= set(sides):
-            raise UserError(
-                f"config.network.attention={network['attention']}: the network has the sides "
-                f"{', '.join(map(str, sides))}"
-            )
-    elif network["min_frequency"] > network["max_frequency"]:
-        raise UserError(
-            f"config.network.min_frequency={network['min_frequency']} is above config.network.max_frequency={network['max_frequency']}"
-        )
-    if config.sampler.step_range is not None and config.sampler.noise_scale != 1:
-        raise UserError(
-            f"config.sampler.noise_scale={config.sampler.noise_scale} is not possible with "
-            f"config.sampler.step_range={config.sampler.step_range}: an adjusted chain's is 1"
-        )
-    if config.network.name == "points":
-        network["num_levels"] = config.levels.count
-    try:
-        levels = make_levels(**config.levels)
-    except ValueError as error:
-        raise UserError(f"config.levels: {error}") from None
-    return Experiment(
-        network=_NETWORKS[config.network.name](**network),
+    levels = _levels(config)
+    return Components(
+        network=_network(config),
         levels=levels,
-        optimizer=make_optimizer(**config.optimizer),
-        settings=Settings(
-            langevin_steps=config.sampler.steps,
-            power_iterations=config.spectral.iterations,
-            ema_decay=config.training.ema_decay,
-            energy_penalty=config.training.energy_penalty,
-            spread=config.sampler.step_range,
+        transition=_transition(config, noise_scale=config.sampler.noise_scale),
+        objective=recovery_likelihood(
+            levels, _transition(config, noise_scale=1.0), energy_penalty=config.training.energy_penalty
         ),
-        shape=shape,
-        warm_up_iterations=config.spectral.init_iterations,
+        optimizer=make_optimizer(**config.optimizer),
+        shape=_shape(config),
+        power_iterations=config.spectral.iterations,
+        init_iterations=config.spectral.init_iterations,
+        ema_decay=config.training.ema_decay,
     )
 
 
 def open_data(config: Config, prepare_command: str) -> Source:
-    """The examples of `config.data`. Raises UserError, naming `prepare_command` where it would help."""
+    """Opens the examples of `config.data`.
+
+    Args:
+      config: the config.
+      prepare_command: the command that a message names if the data are not prepared.
+
+    Raises:
+      UserError: the data cannot be opened.
+    """
     data = config.data
     return open_source(
         data.name,
@@ -108,15 +120,68 @@ def open_data(config: Config, prepare_command: str) -> Source:
     )
 
 
+def _levels(config: Config) -> Levels:
+    try:
+        return make_levels(**config.levels)
+    except ValueError as error:
+        raise UserError(f"config.levels: {error}") from None
+
+
+def _transition(config: Config, *, noise_scale: float) -> Transition:
+    sampler = config.sampler
+    if sampler.name != "langevin" and sampler.noise_scale != 1:
+        raise UserError(
+            f"config.sampler.noise_scale={sampler.noise_scale} is not possible with "
+            f"config.sampler.name={sampler.name}: only 1 leaves its density invariant"
+        )
+    make: MakeSampler = SAMPLERS[sampler.name](sampler, noise_scale)
+    return mcmc_transition(make, num_steps=sampler.steps)
+
+
+def _network(config: Config) -> nn.Module:
+    return _NETWORKS[config.network.name](config)
+
+
+def _residual(config: Config) -> nn.Module:
+    network = {key: value for key, value in config.network.items() if key != "name"}
+    side, multipliers = config.data.image_size, config.network.multipliers
+    try:
+        check_side(side, side, len(multipliers))
+    except ValueError as error:
+        raise UserError(
+            f"config.data.image_size={side} and config.network.multipliers={multipliers}: {error}"
+        ) from None
+    sides = [side >> i for i in range(len(multipliers))]
+    if not set(config.network.attention) <= set(sides):
+        raise UserError(
+            f"config.network.attention={config.network.attention} is not possible: the feature maps have "
+            f"the sides {', '.join(map(str, sides))}"
+        )
+    return ResidualEnergy(**network)
+
+
+def _points(config: Config) -> nn.Module:
+    network = {key: value for key, value in config.network.items() if key != "name"}
+    if config.network.min_frequency > config.network.max_frequency:
+        raise UserError(
+            f"config.network.min_frequency={config.network.min_frequency} is above "
+            f"config.network.max_frequency={config.network.max_frequency}"
+        )
+    return PointEnergy(num_levels=config.levels.count, **network)
+
+
+_NETWORKS = {"residual": _residual, "points": _points}
+
+
 def _shape(config: Config) -> tuple[int, ...]:
-    points = config.data.name == "points"
-    if points != (config.network.name == "points"):
+    is_points = config.data.name == "points"
+    if is_points != (config.network.name == "points"):
         raise UserError(
             f"config.network.name={config.network.name!r} does not fit "
             f"config.data.name={config.data.name!r}: points need the network 'points', images 'residual'"
         )
-    if points:
+    if is_points:
         if config.data.flip:
-            raise UserError("config.data.flip=True is not possible with points, which have no left and right")
+            raise UserError("config.data.flip=True is not possible with points; it must be False")
         return (2,)
     return (config.data.image_size, config.data.image_size, config.data.channels)

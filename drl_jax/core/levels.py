@@ -1,10 +1,11 @@
-"""The chain of noise levels: x_{t+1} = a_{t+1} x_t + σ_{t+1} ε with a² + σ² = 1 (paper, eq. 10).
+"""The noise levels: x_{t+1} = a_{t+1} x_t + σ_{t+1} ε with a² + σ² = 1 (paper, eq. 10).
 
-Level t, 0 <= t < T, recovers x_t from x_{t+1}. Where the paper and the authors' code differ, we
-follow the code: it is what the published figures were computed with.
+Level t, 0 <= t < T, recovers x_t from x_{t+1}. Where the paper and the authors' code differ, we follow
+the code, because the published figures were computed with it.
 """
 
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,24 +16,29 @@ from drl_jax.core.types import Batch, Keys, Level
 
 Temperature = Literal["step", "noise", "one"]
 
-_BETAS = np.linspace(1e-4, 0.02, 1000)  # the linear chain of Ho et al. (2020)
+_BETAS = np.linspace(1e-4, 0.02, 1000)  # the linear schedule of Ho et al. (2020)
 _LAST = len(_BETAS) - 1
-_MOST = _LAST // 2 + 2  # the largest T whose stretches are not empty: 1000 // (2 (T - 1)) >= 1
+MAX_RESPACED = _LAST // 2 + 2  # the largest T with no empty stretch: 1000 // (2 (T − 1)) >= 1
+DDPM_COUNT = len(_BETAS)
 
 
-class Levels(NamedTuple):
-    """Every number that belongs to a level, float64. Arrays over i have T + 1 entries, x_0 … x_T;
-    arrays over t have T entries, the energies' levels.
+@dataclass(frozen=True, eq=False)
+class Levels:
+    """All numbers that belong to the levels, in float64.
 
-    a:             a_i, how much of x_{i-1} is in x_i (a_0: of the data in x_0).
-    sigma:         σ_i, the noise that x_i adds.
-    a_cum:         a_0 ⋯ a_i, how much of the data is in x_i.
-    sigma_cum:     √(1 − a_cum²), the noise in x_i.
-    scale:         per t: y_t = scale_t x_t is what the energy sees; a_{t+1}, or 1 without a tether.
-    tether:        per t: 1 if the posterior's term −‖x_{t+1} − y‖² / 2σ² is on, else 0.
-    step_squared:  per t: s_t², the squared step of the Langevin chain.
-    temperature:   per t: F_t = f(·, t) / temperature_t is the log-density.
-    weight:        per t: the level's weight in the training loss, σ_1 / σ_{t+1}.
+    Arrays over i have T + 1 entries, for x_0 … x_T. Arrays over t have T entries, one per energy.
+    Two objects are equal only if they are the same one, so `jax.jit` can take levels as a static argument.
+
+    Attributes:
+      a: a_i, the factor of x_{i−1} in x_i; a_0 is the factor of the data in x_0.
+      sigma: σ_i, the standard deviation of the noise that x_i adds.
+      a_cum: a_0 ⋯ a_i, the factor of the data in x_i.
+      sigma_cum: √(1 − a_cum²), the standard deviation of the noise in x_i.
+      scale: per t; the energy sees y_t = scale_t x_t. It is a_{t+1}, or 1 where is_recovery is 0.
+      is_recovery: per t; 1 if the posterior's term −‖x_{t+1} − y‖² / 2σ² is on, else 0.
+      step_squared: per t; s_t², the squared step size of the Langevin chain.
+      temperature: per t; F_t = f(·, t) / temperature_t is the log-density.
+      weight: per t; the level's weight in the training loss, σ_1 / σ_{t+1}.
     """
 
     a: np.ndarray
@@ -40,25 +46,36 @@ class Levels(NamedTuple):
     a_cum: np.ndarray
     sigma_cum: np.ndarray
     scale: np.ndarray
-    tether: np.ndarray
+    is_recovery: np.ndarray
     step_squared: np.ndarray
     temperature: np.ndarray
     weight: np.ndarray
 
     @property
     def num_levels(self) -> int:
-        """T, the number of energy models."""
+        """T, the number of energies."""
         return len(self.step_squared)
 
 
-def stretched_chain(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """a_i, σ_i [T + 1] of T = 1 … 501 levels that cut the linear chain into stretches.
+def respaced_schedule(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Computes a_i and σ_i [T + 1] of T levels that respace the DDPM schedule.
 
-    The first T − 1 stretches have 1000 // (2 (T − 1)) steps each, the last goes to the end, so half of
-    the chain is one jump (the authors' `get_sigma_schedule`; T = 1, one jump over it all, is ours).
+    The first T − 1 levels span 1000 // (2 (T − 1)) steps each. The last spans the rest, so it jumps over
+    half of the schedule.
+
+    Args:
+      count: T, 1 … 501.
+
+    Returns:
+      (a, σ).
+
+    Raises:
+      ValueError: the schedule cannot be split into that many levels.
+
+    Source: the authors' `get_sigma_schedule`; T = 1, one jump over everything, is ours.
     """
-    if not 1 <= count <= _MOST:
-        raise ValueError(f"T = {count} levels: the chain can be cut into 1 to {_MOST} stretches")
+    if not 1 <= count <= MAX_RESPACED:
+        raise ValueError(f"T = {count} levels are not possible; T must be from 1 to {MAX_RESPACED}")
     stride = 1000 // (2 * (count - 1)) if count > 1 else 0
     ends = np.append(stride * np.arange(count), _LAST)
     kept = np.cumprod(np.sqrt(1 - _BETAS))[ends]
@@ -66,10 +83,12 @@ def stretched_chain(count: int) -> tuple[np.ndarray, np.ndarray]:
     return a, np.sqrt(1 - a**2)
 
 
-def linear_chain() -> tuple[np.ndarray, np.ndarray]:
-    """a_i, σ_i [1001] of the T = 1000 levels that are the linear chain itself.
+def ddpm_schedule() -> tuple[np.ndarray, np.ndarray]:
+    """Computes a_i and σ_i [1001] of the T = 1000 levels of DDPM.
 
-    x_0 is the data without noise: a_0 = 1, σ_0 = 0 (ours; the authors' code is not published).
+    x_0 is the data without noise: a_0 = 1 and σ_0 = 0.
+
+    Source: Ho et al. (2020); the authors' T = 1000 code is not published.
     """
     a = np.append(1.0, np.sqrt(1 - _BETAS))
     return a, np.append(0.0, np.sqrt(_BETAS))
@@ -82,34 +101,44 @@ def make_levels(
     step_growth: float | None = None,
     temperature: Temperature | None = None,
 ) -> Levels:
-    """The levels of a chain of `count` = T energies: 1 … 501 (stretched) or 1000 (linear).
+    """Computes the numbers of T levels.
 
-    The step is s_t² = b² σ_{t+1}² (σ_cum[t] / σ_cum[0])^step_growth. The temperature is the step s_t²
-    ("step"), the noise level σ_cum[t+1] ("noise", so that ∇f is of order one where the score is of
-    order 1 / σ_cum[t+1]), or 1 ("one": f is the log-density itself).
+    Args:
+      count: T; 1 … 501 respaces the DDPM schedule, 1000 takes it as it is.
+      b_squared: b² of the step size s_t² = b² σ_{t+1}² (σ_cum[t] / σ_cum[0])^step_growth.
+      step_growth: that exponent. Default: 1, and 0 for T = 1000, where σ_cum[0] = 0.
+      temperature: "step" (s_t²), "noise" (σ_cum[t+1]) or "one" (f is the log-density itself).
+        Default: "step", and "noise" for T = 1000. With "noise", ∇f is of order one at every level,
+        because the score of x_{t+1} is of order 1 / σ_cum[t+1].
 
-    Defaults: step_growth 1 and "step" for a stretched chain (authors' code), step_growth 0 and "noise" for the
-    linear one, where σ_cum[0] = 0 (ours). Only a stretched chain's last level is without a tether.
+    Returns:
+      The levels. Only the last level of a respaced schedule has is_recovery = 0.
 
-    Raises ValueError for a `count` that no chain has, and for a step_growth the linear chain cannot have.
+    Raises:
+      ValueError: no schedule has that count, or T = 1000 was given another step_growth than 0.
+
+    Source: the defaults of T <= 501 are the authors'; those of T = 1000 are ours.
+
+    Example:
+      >>> from drl_jax.core.levels import make_levels
+      >>> make_levels(6).sigma.round(3).tolist()
+      [0.01, 0.324, 0.516, 0.632, 0.713, 0.773, 1.0]
     """
-    linear = count == len(_BETAS)
-    if not linear and not 1 <= count <= _MOST:
-        raise ValueError(f"{count} levels are not possible; possible are 1 to {_MOST}, and 1000")
-    step_growth = (0.0 if linear else 1.0) if step_growth is None else step_growth
-    temperature = ("noise" if linear else "step") if temperature is None else temperature
-    if linear and step_growth != 0:
-        raise ValueError(
-            f"step_growth {step_growth} is not possible with 1000 levels, where σ_cum[0] is 0; 0 is"
-        )
+    is_ddpm = count == DDPM_COUNT
+    if not is_ddpm and not 1 <= count <= MAX_RESPACED:
+        raise ValueError(f"{count} levels are not possible; possible are 1 to {MAX_RESPACED}, and 1000")
+    step_growth = (0.0 if is_ddpm else 1.0) if step_growth is None else step_growth
+    temperature = ("noise" if is_ddpm else "step") if temperature is None else temperature
+    if is_ddpm and step_growth != 0:
+        raise ValueError(f"step_growth={step_growth} is not possible with 1000 levels; it must be 0")
 
-    a, sigma = linear_chain() if linear else stretched_chain(count)
+    a, sigma = ddpm_schedule() if is_ddpm else respaced_schedule(count)
     a_cum = np.cumprod(a)
     sigma_cum = np.sqrt(1 - a_cum**2)
 
-    tether = np.ones(count)
-    if not linear:
-        tether[-1] = 0.0
+    is_recovery = np.ones(count)
+    if not is_ddpm:
+        is_recovery[-1] = 0.0
     ratio = np.ones(count) if step_growth == 0 else (sigma_cum[:-1] / sigma_cum[0]) ** step_growth
     step_squared = b_squared * sigma[1:] ** 2 * ratio
     return Levels(
@@ -117,8 +146,8 @@ def make_levels(
         sigma=sigma,
         a_cum=a_cum,
         sigma_cum=sigma_cum,
-        scale=np.where(tether == 1, a[1:], 1.0),
-        tether=tether,
+        scale=np.where(is_recovery == 1, a[1:], 1.0),
+        is_recovery=is_recovery,
         step_squared=step_squared,
         temperature={
             "step": step_squared,
@@ -129,14 +158,46 @@ def make_levels(
     )
 
 
-def at(values: np.ndarray, t: Level, like: Batch) -> jax.Array:
-    """The level's value for each example, shaped to broadcast against `like`, in its dtype."""
+def extract(values: np.ndarray, t: Level, like: Batch) -> jax.Array:
+    """Looks up the level's value for each example, shaped to broadcast against a batch.
+
+    Args:
+      values: one value per level.
+      t: the level of each example [batch].
+      like: the batch [batch, *shape] whose rank and dtype the result takes.
+
+    Returns:
+      values[t], [batch, 1, …].
+
+    Raises:
+      ValueError: a level is out of range. This is checked where t is concrete; under `jax.jit` it is not
+        known, and JAX would silently take the nearest level.
+    """
+    if not isinstance(t, jax.core.Tracer) and t.size and (t.min() < 0 or t.max() >= len(values)):
+        raise ValueError(f"level {t.min()} … {t.max()} is out of range; it must be from 0 to {len(values) - 1}")
     picked = jnp.asarray(values, like.dtype)[t]
     return picked.reshape(t.shape + (1,) * (like.ndim - t.ndim))
 
 
+def draw_levels(keys: Keys, num_levels: int) -> Level:
+    """Draws a level for each example, uniformly from 0 … num_levels − 1."""
+    return jax.vmap(lambda key: jax.random.randint(key, (), 0, num_levels))(keys)
+
+
 def diffuse(keys: Keys, x: Batch, t: Level, levels: Levels) -> tuple[Batch, Batch]:
-    """Draws the pair (x_t, x_{t+1}) given the data x: one jump to x_t, then one step with fresh noise."""
+    """Draws the pair (x_t, x_{t+1}) given the data: one jump to x_t, then one step with fresh noise.
+
+    Args:
+      keys: one per example.
+      x: the data [batch, *shape].
+      t: the level of each example [batch].
+      levels: the noise levels.
+
+    Returns:
+      (x_t, x_{t+1}), each [batch, *shape].
+
+    Source: paper, eq. 10 and algorithm 1.
+    """
     jump, step = standard_normal(fold_in(keys, 0), x), standard_normal(fold_in(keys, 1), x)
-    x_t = at(levels.a_cum, t, x) * x + at(levels.sigma_cum, t, x) * jump
-    return x_t, at(levels.a, t + 1, x) * x_t + at(levels.sigma, t + 1, x) * step
+    x_t = extract(levels.a_cum, t, x) * x + extract(levels.sigma_cum, t, x) * jump
+    return x_t, extract(levels.a, t + 1, x) * x_t + extract(levels.sigma, t + 1, x) * step

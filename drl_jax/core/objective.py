@@ -1,52 +1,106 @@
-"""Recovery likelihood: the negatives and the training objective (paper, section 3.2, algorithm 1)."""
+"""Training objectives. Recovery likelihood is algorithm 1 of the paper."""
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from drl_jax.core import energy
-from drl_jax.core.levels import Levels, at
-from drl_jax.core.mcmc.langevin import Info, langevin, run
-from drl_jax.core.mcmc.mala import mala, start
+from drl_jax.core.levels import Levels, diffuse, draw_levels, extract
+from drl_jax.core.mcmc.base import norm
+from drl_jax.core.randomness import fold_in
+from drl_jax.core.transition import Transition
 from drl_jax.core.types import Batch, Keys, Level, Network, PerExample
 
 
-def draw(
-    keys: Keys,
-    f: Network,
-    levels: Levels,
-    t: Level,
-    x_next: Batch,
-    *,
-    num_steps: int,
-    noise_scale: float = 1.0,
-    spread: float | None = None,
-) -> tuple[Batch, Info]:
-    """K Langevin steps of the recovery posterior from y = x_{t+1}; returns (x_t = y / scale_t, info).
+class Terms(NamedTuple):
+    """What an objective reports of each example.
 
-    With a `spread` the steps are Metropolis-adjusted and drawn between s² / spread and s² (ours), and
-    `noise_scale` has no place.
+    Attributes:
+      t: its level.
+      loss: its part of the loss, with the level's weight.
+      positive: f at the data.
+      negative: f at the sample.
+      displacement: ‖x_t⁻ − x_{t+1} / scale‖, from the start of the chain to its end.
+      gradient_norm: ‖∇ log p‖ at the last step of the chain.
+      max_abs: max |x_t⁻|, in units of the data.
     """
-    log_density = energy.recovery(f, levels, t, x_next)
-    step_squared = at(levels.step_squared, t, x_next)
-    if spread is None:
-        kernel = langevin(log_density, step_squared=step_squared, noise_scale=noise_scale)
-        y, info = run(keys, kernel, x_next, num_steps)
-    else:
-        kernel = mala(log_density, step_squared=step_squared, spread=spread)
-        (y, *_), info = run(keys, kernel, start(log_density, x_next), num_steps)
-    return y / at(levels.scale, t, y), info
+
+    t: Level
+    loss: PerExample
+    positive: PerExample
+    negative: PerExample
+    displacement: PerExample
+    gradient_norm: PerExample
+    max_abs: PerExample
 
 
-def objective(
+Objective = Callable[[Keys, Batch, Network, Network], tuple[jax.Array, Terms]]
+"""(keys, data, f, f_fixed) -> (loss, terms). The loss is differentiated in the parameters of f. f_fixed is
+the same function with constant parameters, for everything that needs no gradient. Row i draws from keys[i]
+alone, and the loss is a mean over rows."""
+
+
+def recovery_likelihood(
+    levels: Levels, transition: Transition, *, energy_penalty: float = 0.0
+) -> Objective:
+    """Makes the objective of algorithm 1.
+
+    Args:
+      levels: the noise levels.
+      transition: how x_t⁻ is drawn from x_{t+1}.
+      energy_penalty: c of c · mean(f⁺² + f⁻²) / 2, added to the loss; 0 in the paper.
+
+    Returns:
+      The objective.
+
+    Source: paper, section 3.2 and algorithm 1; the weights from the authors' code; the penalty is ours.
+    """
+
+    def objective(keys: Keys, x: Batch, f: Network, f_fixed: Network) -> tuple[jax.Array, Terms]:
+        # A level for each example, and its pair (x_t, x_{t+1}).
+        t = draw_levels(fold_in(keys, 0), levels.num_levels)
+        x_t, x_next = diffuse(fold_in(keys, 1), x, t, levels)
+        # The negative: a chain from x_{t+1}.
+        x_negative, info = transition(fold_in(keys, 2), f_fixed, levels, t, x_next)
+        # The gradient ∂/∂θ [f(y⁻) − f(y⁺)], with y = scale x.
+        loss, positive, negative = contrast(f, levels, t, x_t, x_negative)
+        penalty = energy_penalty * jnp.mean(positive**2 + negative**2) / 2
+        return jnp.mean(loss) + penalty, Terms(
+            t=t,
+            loss=loss,
+            positive=positive,
+            negative=negative,
+            displacement=norm(x_negative - x_next / extract(levels.scale, t, x_next)),
+            gradient_norm=info.gradient_norm[-1],
+            max_abs=jnp.max(jnp.abs(x_negative), axis=range(1, x.ndim)),
+        )
+
+    return objective
+
+
+def contrast(
     f: Network, levels: Levels, t: Level, x_positive: Batch, x_negative: Batch
-) -> tuple[jax.Array, tuple[PerExample, PerExample]]:
-    """The mean over the batch of (σ_1/σ_{t+1}) (f(y⁻, t) − f(y⁺, t)), with y = scale_t x.
+) -> tuple[PerExample, PerExample, PerExample]:
+    """Computes (σ_1/σ_{t+1}) (f(y⁻, t) − f(y⁺, t)) with y = scale_t x for each example.
 
-    f enters without its temperature (authors' code). Its gradient in the weights is that of the weighted
-    negative log recovery likelihood, with the negatives as constants. Returns (loss, (f⁺, f⁻)).
+    f enters without its temperature. The gradient of the mean in the parameters is that of the weighted
+    negative log recovery likelihood, with the negatives as constants.
+
+    Args:
+      f: the network.
+      levels: the noise levels.
+      t: the level of each example [batch].
+      x_positive: data x_t [batch, *shape].
+      x_negative: samples x_t⁻ [batch, *shape]; no gradient flows through them.
+
+    Returns:
+      (loss, f⁺, f⁻), each [batch].
+
+    Source: paper, section 3.2; the weights from the authors' code.
     """
-    scale = at(levels.scale, t, x_positive)
+    scale = extract(levels.scale, t, x_positive)
     positive = f(scale * x_positive, t)
     negative = f(scale * jax.lax.stop_gradient(x_negative), t)
-    weight = at(levels.weight, t, positive)
-    return jnp.mean(weight * (negative - positive)), (positive, negative)
+    weight = extract(levels.weight, t, positive)
+    return weight * (negative - positive), positive, negative

@@ -1,4 +1,7 @@
-"""One random key per example: its noise depends on nothing but its own key."""
+"""One random key per example: the noise of an example depends on its own key alone.
+
+Then neither the batch size nor the number of devices or processes changes it.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -7,16 +10,24 @@ from drl_jax.core.types import Batch, Keys
 
 
 def example_keys(key: jax.Array, count: int, first: int | jax.Array = 0) -> Keys:
-    """One key for each of examples first … first + count − 1."""
+    """Makes one key for each of examples first … first + count − 1.
+
+    Args:
+      key: the key of all examples.
+      count: how many keys.
+      first: index of the first example.
+
+    Returns:
+      Keys [count]. That of example i is fold_in(key, i).
+    """
     return jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(count))
 
 
-def standard_normal(keys: Keys, like: Batch | jax.ShapeDtypeStruct) -> Batch:
-    """Noise of the shape of `like`: row i is a function of keys[i] alone, so it is the same for every
-    batch size and every number of devices and processes."""
-    return jax.vmap(lambda key: jax.random.normal(key, like.shape[1:], like.dtype))(keys)
-
-
 def fold_in(keys: Keys, data: int | jax.Array) -> Keys:
-    """`jax.random.fold_in` for a row of keys."""
+    """Applies `jax.random.fold_in` to every key of a row."""
     return jax.vmap(jax.random.fold_in, (0, None))(keys, data)
+
+
+def standard_normal(keys: Keys, like: Batch | jax.ShapeDtypeStruct) -> Batch:
+    """Draws N(0, I) noise in the shape and dtype of `like`; row i depends on keys[i] alone."""
+    return jax.vmap(lambda key: jax.random.normal(key, like.shape[1:], like.dtype))(keys)

@@ -1,1 +1,1 @@
-"""Devices and processes: where arrays live."""
+"""Devices and processes: start-up, the mesh, agreement between processes, preemption, sampling on all devices."""

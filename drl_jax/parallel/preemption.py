@@ -1,100 +1,89 @@
-"""Being told to stop: after SIGTERM or SIGINT a run saves its state and exits with code 42."""
+"""Stopping on a signal: the run saves its state and exits with code 42, together with all its processes.
+
+What follows a signal (SIGTERM or SIGINT):
+
+    state of this process                    first signal             second signal, a second later
+    busy: work that no checkpoint holds      `requested` is set       exit with 42 at once
+    not busy                                 exit with 42 at once     –
+
+In a job of several processes none may exit alone while the others compute with it. There the training step
+carries the request to all of them, and `stop_together` does so elsewhere.
+"""
 
 import math
 import os
+import re
 import signal
 import socket
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-EXIT_CODE = 42  # "start me again": what JobSet and SLURM scripts take for preemption
+import jax
+
+from drl_jax.parallel.consensus import all_processes
+
+EXIT_CODE = 42  # "start me again": JobSet and SLURM scripts read it as preemption
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_ECHO = 1.0  # seconds: a terminal and a launcher may both pass on the same signal
+_ECHO = 1.0  # seconds: a terminal and a launcher may both send the same signal
+_EXIT_DELAY = 2.0  # seconds
 
 
 class Stopped(Exception):
-    """The run has saved its state and ends, as it was told to."""
+    """The run was asked to stop, has saved its state and ends."""
 
 
 class Stop:
-    """Whether this process was told to stop, and whether that may happen at once.
+    """Whether this process was asked to stop, and whether it may exit at once.
 
-    requested:  a signal came; whoever holds unsaved work saves it and raises `Stopped`.
-    unsaved:    there is work that no checkpoint holds. While there is none (in the first compilation, in
-                an evaluation, in `sample`), a signal ends the process at once. A second one always does.
-    linger:     seconds that an end at once is put off: the process that coordinates a job leaves last,
-                for the others die of its absence.
+    Attributes:
+      requested: a signal came while busy. Whoever holds unsaved work saves it and raises `Stopped`.
+      exit_delay: seconds to wait before an exit at once. The process that coordinates a job exits last,
+        because the others fail when it is gone.
     """
 
     def __init__(self) -> None:
         self.requested = False
-        self.linger = 0.0
-        self._unsaved = False
-        self._heard = -math.inf
+        self.exit_delay = 0.0
+        self._busy = False
+        self._time = -math.inf
         self._lock = threading.Lock()
 
     @property
-    def unsaved(self) -> bool:
-        return self._unsaved
+    def busy(self) -> bool:
+        """Whether there is work that no checkpoint holds.
 
-    @unsaved.setter
-    def unsaved(self, unsaved: bool) -> None:
-        # Whoever sets it false and then finds no request knows that the next signal ends the process.
-        with self._lock:
-            self._unsaved = unsaved
+        After `busy = False` with `requested` still False, the next signal exits the process immediately.
+        """
+        return self._busy
 
-    def hear(self, name: str) -> None:
-        """What follows a signal. Runs in a thread of its own."""
+    @busy.setter
+    def busy(self, busy: bool) -> None:
         with self._lock:
-            if self._unsaved and not self.requested:
-                self.requested, self._heard = True, time.monotonic()
-                _tell(f"{name}: saving, then stopping; once more stops at once")
-            elif time.monotonic() - self._heard > _ECHO:
-                kept = "checkpoints are kept" if self.requested else "nothing was unsaved"
-                _tell(f"{name}: stopped, {kept}; start again to go on")
-                time.sleep(self.linger)
+            self._busy = busy
+
+    def on_signal(self, name: str) -> None:
+        """Reacts to a signal. Runs in a thread of its own."""
+        with self._lock:
+            if self._busy and not self.requested:
+                self.requested, self._time = True, time.monotonic()
+                _print(f"{name}: saving, then stopping; a second signal stops at once")
+            elif time.monotonic() - self._time > _ECHO:
+                kept = "checkpoints are kept" if self.requested else "there was no unsaved work"
+                _print(f"{name}: stopped, {kept}; start again to continue")
+                time.sleep(self.exit_delay)
                 os._exit(EXIT_CODE)
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
-    """Lets a signal interrupt the main thread, so that what is half done is removed on the way out.
+def handle_signals() -> Iterator[Stop]:
+    """Handles signals inside this context. Enter it in the main thread.
 
-    Raises Stopped then. To be entered in the main thread, where `listening` is.
-    """
-
-    def interrupt(*_: object) -> None:
-        for number in _SIGNALS:
-            signal.signal(number, signal.SIG_IGN)  # what is under way is short
-        raise KeyboardInterrupt
-
-    wakeup = signal.set_wakeup_fd(-1)  # nobody else is to hear it
-    handlers = {number: signal.signal(number, interrupt) for number in _SIGNALS}
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise Stopped("stopped, nothing half done is left; start again to go on") from None
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
-
-
-def _tell(line: str) -> None:
-    # Not through sys.stderr, which another thread may hold; a pipe whose reader is gone must not matter.
-    with suppress(OSError):
-        os.write(2, f"drl-jax: {line}\n".encode())
-
-
-@contextmanager
-def listening() -> Iterator[Stop]:
-    """Hears signals from here on. To be entered in the main thread.
-
-    Python runs a signal's handler between two instructions of the main thread, which may be in the
-    compiler for minutes. So the handlers do nothing; the interpreter writes each signal's number into a
-    socket as it comes, and a thread waits at the other end.
+    Python runs a signal handler between two instructions of the main thread, which may be inside the
+    compiler for minutes. So the handlers do nothing. The interpreter writes the number of each signal into
+    a socket at once, and a thread reads it at the other end.
     """
     stop = Stop()
     ours, theirs = socket.socketpair()
@@ -103,7 +92,7 @@ def listening() -> Iterator[Stop]:
     def listen() -> None:
         while number := ours.recv(1)[0]:
             if number in _SIGNALS:
-                stop.hear(signal.Signals(number).name)
+                stop.on_signal(signal.Signals(number).name)
 
     listener = threading.Thread(target=listen, daemon=True)
     handlers = {number: signal.signal(number, lambda *_: None) for number in _SIGNALS}
@@ -119,3 +108,83 @@ def listening() -> Iterator[Stop]:
         listener.join()
         ours.close()
         theirs.close()
+
+
+@contextmanager
+def raise_on_signal() -> Iterator[None]:
+    """Lets a signal interrupt the main thread, so that half-finished files are removed on the way out.
+
+    Enter it in the main thread, inside `handle_signals`.
+
+    Raises:
+      Stopped: a signal came.
+    """
+
+    def interrupt(*_: object) -> None:
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_IGN)  # the clean-up is short
+        raise KeyboardInterrupt
+
+    wakeup = signal.set_wakeup_fd(-1)  # the thread of `handle_signals` must not react as well
+    handlers = {number: signal.signal(number, interrupt) for number in _SIGNALS}
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Stopped("stopped, nothing half-finished is left; start again to continue") from None
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
+
+
+@contextmanager
+def stop_together(stop: Stop) -> Iterator[Callable[[], None]]:
+    """Stops all processes of a job together during work that need not be saved.
+
+    A single process exits at once when a signal comes. In a job of several processes one must not exit
+    alone: the others would hang in a collective. Inside this context a signal only sets a flag. Call the
+    yielded function regularly in every process; it raises Stopped in all of them once any process has
+    the flag.
+    """
+    if jax.process_count() == 1:
+        yield lambda: None
+        return
+    before, stop.busy = stop.busy, True
+
+    def check() -> None:
+        if not all_processes(not stop.requested):
+            raise Stopped("stopped, there was no unsaved work; start again to continue")
+
+    try:
+        yield check
+    finally:
+        stop.busy = before
+
+
+def exit_delay() -> float:
+    """Returns the seconds by which the coordinating process of a job should outlive the others."""
+    return _EXIT_DELAY if jax.process_count() > 1 and jax.process_index() == 0 else 0.0
+
+
+def is_peer_failure(error: Exception) -> bool:
+    """Returns whether an error means that another process of the job is gone.
+
+    JAX's coordination service says so by a status code, its CPU collectives by the name of Gloo.
+    """
+    said = re.search(r"\b(UNAVAILABLE|ABORTED|DEADLINE_EXCEEDED|CANCELLED): |[Gg]loo", str(error))
+    return jax.process_count() > 1 and said is not None
+
+
+def exit_now(code: int) -> None:
+    """Exits one of several processes. An orderly exit would wait for the others, which wait for this one."""
+    if jax.distributed.is_initialized() and jax.process_count() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        time.sleep(exit_delay())
+        os._exit(code)
+
+
+def _print(line: str) -> None:
+    # Not through sys.stderr, which another thread may hold; a closed pipe must not matter.
+    with suppress(OSError):
+        os.write(2, f"drl-jax: {line}\n".encode())

@@ -1,105 +1,110 @@
-"""Drawing samples from trained weights, on all devices."""
+"""Sampling on all devices: sample i from seed i."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 
-from drl_jax.config.build import Experiment
-from drl_jax.core import spectral
-from drl_jax.core.networks import bind
+from drl_jax.core.model import Model
 from drl_jax.core.randomness import example_keys
 from drl_jax.core.synthesis import synthesize
-from drl_jax.core.types import Tree
-from drl_jax.parallel.devices import AXIS, Placement, heeding
-from drl_jax.parallel.preemption import Stop
+from drl_jax.core.transition import Transition
+from drl_jax.parallel.mesh import AXIS, Placement
+from drl_jax.parallel.preemption import Stop, stop_together
 
-SHOWN = 8  # samples whose process is kept
-
-
-class Weights(NamedTuple):
-    """What determines a model: parameters and the stored vectors of spectral normalisation."""
-
-    params: Tree
-    vectors: Tree
-
-    def normalized(self) -> Tree:
-        """The parameters that the network is called with: one power iteration, not stored."""
-        return spectral.normalize(self.params, self.vectors)[0]
+NUM_RECORDED = 8  # samples whose way from noise to data is kept
 
 
-class Sampler:
-    """Draws example i = 0, 1, … as a function of (weights, seed, i, rows).
+class ShardedSampler:
+    """Draws sample i = 0, 1, … as a function of (model, seed, i, samples_per_device).
 
-    The last digits of a sum depend on how many rows a device has to compute, and a chain makes them larger.
-    So each device draws `rows` examples at a time, i and those beside it in the same places always: then
-    neither how many are asked for, nor where drawing begins, nor the number of devices or processes
+    The last digits of a sum depend on how many rows a device computes, and a chain makes them larger. So
+    each device draws a fixed number of samples at a time, and sample i always has the same neighbours.
+    Then neither the number of samples, nor where sampling begins, nor the number of devices or processes
     changes a bit, on machines of one kind.
+
+    Args:
+      transition: how x_t is drawn from x_{t+1}.
+      shape: of one sample.
+      placement: where arrays live.
+      stop: for `stop_together`.
+      samples_per_device: how many samples a device draws at a time.
+      seed: of all samples.
     """
 
     def __init__(
         self,
-        experiment: Experiment,
+        transition: Transition,
+        shape: tuple[int, ...],
         placement: Placement,
         stop: Stop,
         *,
-        rows: int,
+        samples_per_device: int,
         seed: int,
-        num_steps: int,
-        noise_scale: float,
-        spread: float | None,
     ):
-        self._placement, self._stop, self._rows, self._seed = placement, stop, rows, seed
-        whole, parts = placement.replicated.spec, placement.batched.spec
+        self._placement, self._stop = placement, stop
+        self._rows, self._seed = samples_per_device, seed
 
-        def draw_rows(key, params, first):
-            own = first + jax.lax.axis_index(AXIS) * rows
+        def on_device(key, model, first):
+            own = first + jax.lax.axis_index(AXIS) * samples_per_device
             x_0, process, _ = synthesize(
-                example_keys(key, rows, own),
-                bind(experiment.network, params),
-                experiment.levels,
-                experiment.shape,
-                num_steps=num_steps,
-                noise_scale=noise_scale,
-                spread=spread,
+                example_keys(key, samples_per_device, own),
+                model.bind(),
+                model.levels,
+                transition,
+                shape,
+                # Chosen inside the scan: its memory does not grow with the number of samples.
+                record=lambda x: x[:NUM_RECORDED],
             )
-            return x_0, jnp.swapaxes(process, 0, 1)
+            return x_0, process
 
+        whole = placement.replicated.spec
         on_all = jax.shard_map(
-            draw_rows,
-            mesh=placement.batched.mesh,
+            on_device,
+            mesh=placement.mesh,
             in_specs=(whole, whole, whole),
-            out_specs=(parts, parts),
-            check_vma=False,
+            out_specs=(PartitionSpec(AXIS), PartitionSpec(None, AXIS)),
         )
 
-        def draw(key, weights, first):
-            x_0, process = on_all(key, weights.normalized(), first)
-            return x_0, jnp.swapaxes(process[:SHOWN], 0, 1)
+        def draw(key, model, first):
+            x_0, process = on_all(key, model, first)
+            return x_0, process[:, :NUM_RECORDED]
 
-        # Every process gets every sample: files are written by one of them.
+        # Every process gets every sample: one of them writes files.
         self._draw = jax.jit(draw, out_shardings=placement.replicated)
 
-    def draw(
-        self, weights: Weights, count: int, *, start: int = 0
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields samples `start` … `count` − 1 [n, *shape], some at a time, each time with the process
-        [T + 1, at most SHOWN, *shape] of the first of them. All processes take all of them.
+    def sample(
+        self, model: Model, count: int, *, start: int = 0
+    ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+        """Draws samples `start` … `count` − 1. All processes must take all of them.
 
-        Raises Stopped, between two, if one of several processes was told to stop."""
+        Args:
+          model: the trained model.
+          count: the number of samples, counted from sample 0.
+          start: the first sample to draw.
+
+        Yields:
+          Samples [n, *shape] in order and, with samples that begin at 0, the states x_T … x_0
+          [T + 1, at most NUM_RECORDED, *shape] of the first ones; None later.
+
+        Raises:
+          Stopped: one of several processes was asked to stop.
+        """
+        if start >= count:
+            return
         key = self._placement.replicate(jax.random.key(self._seed))
         at_once = self._rows * self._placement.num_devices
-        with heeding(self._stop) as check:
+        with stop_together(self._stop) as check:
             for first in range(start - start % self._rows, count, at_once):
-                x, process = jax.device_get(self._draw(key, weights, np.int32(first)))
+                x, process = self._draw(key, model, np.int32(first))
+                x = np.asarray(x)
                 check()
-                wanted = slice(max(start - first, 0), count - first)
-                yield x[wanted], process[:, wanted]
+                wanted = x[max(start - first, 0) : count - first]
+                yield wanted, np.asarray(process)[:, :count] if first == start == 0 else None
             check()
 
 
-def not_finite(samples: np.ndarray) -> int:
-    """How many samples have a NaN or an infinity."""
+def count_not_finite(samples: np.ndarray) -> int:
+    """Counts the samples that have a NaN or an infinity."""
     return int(np.sum(~np.isfinite(samples).all(axis=tuple(range(1, samples.ndim)))))

@@ -1,9 +1,10 @@
-"""The record of a run: metrics.jsonl, one line a step, and the same numbers for TensorBoard."""
+"""The log of a run: metrics.jsonl, one line per step, and the same numbers for TensorBoard."""
 
 import json
+import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,52 +17,55 @@ from drl_jax import files
 from drl_jax.report import curves
 
 FILE = "metrics.jsonl"
+_logger = logging.getLogger(__name__)
 
 
 @runtime_checkable
-class Records(Protocol):
-    """Where a run's numbers go."""
+class MetricsLog(Protocol):
+    """Where the numbers of a run are written."""
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """Adds values to the line of `step`, which is the last one or a new one. Numbers that are not
-        finite are written as JSON's null."""
+        """Adds values to the line of `step`, which is the last line or a new one.
+
+        Numbers that are not finite are written as JSON's null.
+        """
         ...
 
-    def roll_back(self, step: int, number: int, *, from_step: int, cause: str) -> None:
-        """Adds to the line of `step` that the run went back to it, for the `number`-th time in all."""
+    def note_rollback(self, step: int, number: int, *, from_step: int, cause: str) -> None:
+        """Adds to the line of `step` that the run went back to it, and how often it has gone back in all."""
         ...
 
-    def cut(self, step: int, rollbacks: int) -> None:
-        """Forgets what came after `step`, and after that many rollbacks."""
+    def truncate(self, step: int, rollbacks: int) -> None:
+        """Removes what came after `step`, and rollbacks beyond that number."""
         ...
 
-    def draw(self) -> None:
-        """Draws what there is: curves.png, levels.png."""
+    def plot(self) -> None:
+        """Plots what there is: curves.png and levels.png."""
         ...
 
 
-class Nowhere:
-    """The records of all processes but the first."""
+class NullLog:
+    """The log of all processes but process 0: nothing is written."""
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         del step, values
 
-    def roll_back(self, step: int, number: int, *, from_step: int, cause: str) -> None:
+    def note_rollback(self, step: int, number: int, *, from_step: int, cause: str) -> None:
         del step, number, from_step, cause
 
-    def cut(self, step: int, rollbacks: int) -> None:
+    def truncate(self, step: int, rollbacks: int) -> None:
         del step, rollbacks
 
-    def draw(self) -> None:
+    def plot(self) -> None:
         pass
 
 
-class Files:
-    """Records in a workdir. Every line is written when `write` returns: killing the process loses none."""
+class FileLog:
+    """A log in a workdir. A line is on disk when `write` returns, so a killed process loses none."""
 
-    def __init__(self, workdir: epath.Path, warn: Callable[[str], None]):
-        self._path, self._board = workdir / FILE, _Board(workdir / "tensorboard")
-        self._lines = read(workdir, warn)
+    def __init__(self, workdir: epath.Path):
+        self._path, self._tensorboard = workdir / FILE, _TensorBoard(workdir / "tensorboard")
+        self._lines = read(workdir, warn=True)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         finite = {name: value if _is_writable(value) else None for name, value in values.items()}
@@ -74,16 +78,15 @@ class Files:
                 with self._path.open("a") as file:
                     file.write(_line(self._lines[-1]))
             else:
-                self._write_all()  # nothing can be appended to an object of a store
-        self._board.write(step, values)
+                self._write_all()  # an object store cannot append
+        self._tensorboard.write(step, values)
 
-    def roll_back(self, step: int, number: int, *, from_step: int, cause: str) -> None:
+    def note_rollback(self, step: int, number: int, *, from_step: int, cause: str) -> None:
         same = self._lines[-1:] if self._lines and self._lines[-1]["step"] == step else []
         before = [r for line in same for r in line.get("rollbacks", [])]
-        back = {"number": number, "from_step": from_step, "cause": cause}
-        self.write(step, {"rollbacks": [*before, back]})
+        self.write(step, {"rollbacks": [*before, {"number": number, "from_step": from_step, "cause": cause}]})
 
-    def cut(self, step: int, rollbacks: int) -> None:
+    def truncate(self, step: int, rollbacks: int) -> None:
         kept = [line for line in self._lines if line["step"] <= step]
         if kept and "rollbacks" in kept[-1]:
             kept[-1]["rollbacks"] = [r for r in kept[-1]["rollbacks"] if r["number"] <= rollbacks]
@@ -91,54 +94,65 @@ class Files:
                 del kept[-1]["rollbacks"]
         self._lines = [line for line in kept if len(line) > 1]
         self._write_all()
-        self._board.restart(step)
+        self._tensorboard.restart(step)
 
-    def draw(self) -> None:
+    def plot(self) -> None:
         curves.save_curves(self._lines, self._path.parent / "curves.png")
         curves.save_levels(self._lines, self._path.parent / "levels.png")
 
     def close(self) -> None:
-        self._board.close()
+        self._tensorboard.close()
 
     def _write_all(self) -> None:
         files.write(self._path, "".join(map(_line, self._lines)))
 
 
-def read(workdir: epath.Path, warn: Callable[[str], None] = lambda _: None) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl, without what was not written whole."""
+def read(workdir: epath.Path, *, warn: bool = False) -> list[dict[str, Any]]:
+    """Reads the lines of metrics.jsonl, without those that were not written as a whole.
+
+    Args:
+      workdir: the folder of the run.
+      warn: whether to log a warning for each damaged line.
+
+    Returns:
+      One dict per line, each with a "step".
+    """
     path, records = workdir / FILE, []
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     for number, line in enumerate(lines, start=1):
         if number == len(lines) and not line.endswith(b"\n"):
-            break  # what a killed job was about to write
+            break  # a killed job was writing it
         try:
             record = json.loads(line)
         except ValueError:
             record = None
         if isinstance(record, dict) and isinstance(record.get("step"), int):
             records.append(record)
-        else:
-            warn(f"line {number} of {path} is damaged and left out")
+        elif warn:
+            _logger.warning("line %d of %s is damaged and left out", number, path)
     return records
 
 
 @contextmanager
-def open_records(workdir: epath.Path, warn: Callable[[str], None]) -> Iterator[Files]:
-    """The records in `workdir`; `warn` hears of damaged lines."""
-    records = Files(workdir, warn)
+def open_log(workdir: epath.Path) -> Iterator[FileLog]:
+    """Opens the log in `workdir`."""
+    log = FileLog(workdir)
     try:
-        yield records
+        yield log
     finally:
-        with suppress(OSError):  # every line was flushed, or its failure is what ends the run
-            records.close()
+        with suppress(OSError):  # every line is on disk, or the failure to write it ends the run
+            log.close()
 
 
 _proto: Any = event_pb2  # its messages are made at run time
 
 
-class _Board:
-    """TensorBoard's events. tensorboardX's own SummaryWriter writes from a thread, whose failures (a
-    full disk) nobody hears of and whose last two minutes are lost when the process is killed."""
+class _TensorBoard:
+    """TensorBoard's event file.
+
+    tensorboardX's own SummaryWriter writes from a thread. Nobody notices when that fails (a full disk), and
+    its last two minutes are lost when the process is killed.
+    """
 
     def __init__(self, path: epath.Path):
         if files.is_local(path):
@@ -152,7 +166,7 @@ class _Board:
         self._events.flush()
 
     def restart(self, step: int) -> None:
-        """Tells TensorBoard that what it has of later steps is void."""
+        """Tells TensorBoard to discard what it has of later steps."""
         self._add(step + 1, session_log=_proto.SessionLog(status=_proto.SessionLog.START))
         self._events.flush()
 

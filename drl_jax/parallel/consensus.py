@@ -1,0 +1,54 @@
+"""Agreement between the processes of a job. Every process must call these functions."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from drl_jax.errors import UserError
+
+
+def all_processes(flag: bool) -> bool:
+    """Returns whether `flag` is true in all processes."""
+    return flag if jax.process_count() == 1 else bool(np.all(multihost_utils.process_allgather(flag)))
+
+
+def barrier() -> None:
+    """Waits until all processes are here."""
+    all_processes(True)
+
+
+def on_process_0(action: Callable[[], Any]) -> Any:
+    """Runs an action on process 0 alone.
+
+    Args:
+      action: what to run.
+
+    Returns:
+      Its result on process 0, None elsewhere.
+
+    Raises:
+      UserError: on process 0 the error that the action raised, elsewhere one that refers to process 0.
+    """
+    result, refusal = None, None
+    if jax.process_index() == 0:
+        try:
+            result = action()
+        except UserError as error:
+            refusal = error
+    if not all_processes(refusal is None):
+        raise refusal or UserError("process 0 of the job could not start; its own line says why")
+    return result
+
+
+def broadcast(value: Any) -> Any:
+    """Returns the value of process 0 in all processes: anything that JSON can hold."""
+    if jax.process_count() == 1:
+        return value
+    message = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(message))))
+    message = np.resize(message, size)  # that of process 0 has this size already
+    return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(message)).tobytes())
