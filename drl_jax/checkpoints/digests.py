@@ -23,7 +23,8 @@ def describe(tree: Tree) -> dict[str, dict[str, Any]]:
       By path in the tree: {"dtype", "shape"}, as JSON.
     """
     return {
-        name: {"dtype": leaf.dtype.name, "shape": list(leaf.shape)} for name, leaf in named_leaves(tree).items()
+        name: {"dtype": leaf.dtype.name, "shape": list(leaf.shape)}
+        for name, leaf in named_leaves(tree).items()
     }
 
 
@@ -72,7 +73,9 @@ def _sums(x: jax.Array) -> jax.Array:
     for axis, size in enumerate(words.shape):  # elementwise, so that a sharded array stays where it is
         index = index * jnp.uint32(size) + lax.broadcasted_iota(jnp.uint32, words.shape, axis)
     words = words.astype(jnp.uint32)
-    return jnp.stack([jnp.sum(words * _odd(index, seed), dtype=jnp.uint32) for seed in (0x9E3779B9, 0x7F4A7C15)])
+    return jnp.stack(
+        [jnp.sum(words * _odd(index, seed), dtype=jnp.uint32) for seed in (0x9E3779B9, 0x7F4A7C15)]
+    )
 
 
 def _odd(index: jax.Array, seed: int) -> jax.Array:

@@ -39,9 +39,7 @@ def sample(config: Config, workdir: epath.Path, stop: Stop) -> None:
         samples = np.concatenate(drawn)
         seconds = time.monotonic() - began
         if broken:
-            _logger.warning(
-                "%d of %d samples are not finite: their chains diverged", broken, len(samples)
-            )
+            _logger.warning("%d of %d samples are not finite: their chains diverged", broken, len(samples))
         if jax.process_index() != 0:
             return
         preview.save(workdir / "samples")

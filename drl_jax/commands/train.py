@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from typing import Any
 
 import jax
-import numpy as np
 from clu import parameter_overview
 from etils import epath
 
@@ -27,7 +26,7 @@ from drl_jax.errors import UserError
 from drl_jax.evaluation.evaluator import Evaluator
 from drl_jax.evaluation.scores import lower_is_better
 from drl_jax.parallel.consensus import all_processes, on_process_0
-from drl_jax.parallel.mesh import Placement, describe
+from drl_jax.parallel.mesh import describe
 from drl_jax.parallel.preemption import Stop
 from drl_jax.report import provenance
 from drl_jax.report.metrics_log import NullLog, open_log

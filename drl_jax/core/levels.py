@@ -173,8 +173,10 @@ def extract(values: np.ndarray, t: Level, like: Batch) -> jax.Array:
       ValueError: a level is out of range. This is checked where t is concrete; under `jax.jit` it is not
         known, and JAX would silently take the nearest level.
     """
-    if not isinstance(t, jax.core.Tracer) and t.size and (t.min() < 0 or t.max() >= len(values)):
-        raise ValueError(f"level {t.min()} … {t.max()} is out of range; it must be from 0 to {len(values) - 1}")
+    if not isinstance(t, jax.core.Tracer):
+        wrong = [level for level in np.asarray(t).ravel().tolist() if not 0 <= level < len(values)]
+        if wrong:
+            raise ValueError(f"level {wrong[0]} is out of range: it must be from 0 to {len(values) - 1}")
     picked = jnp.asarray(values, like.dtype)[t]
     return picked.reshape(t.shape + (1,) * (like.ndim - t.ndim))
 

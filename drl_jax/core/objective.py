@@ -41,9 +41,7 @@ the same function with constant parameters, for everything that needs no gradien
 alone, and the loss is a mean over rows."""
 
 
-def recovery_likelihood(
-    levels: Levels, transition: Transition, *, energy_penalty: float = 0.0
-) -> Objective:
+def recovery_likelihood(levels: Levels, transition: Transition, *, energy_penalty: float = 0.0) -> Objective:
     """Makes the objective of algorithm 1.
 
     Args:

@@ -133,7 +133,9 @@ def _values(metrics: StepMetrics) -> Float[np.ndarray, " values"]:
     with np.errstate(divide="ignore", invalid="ignore"):
         energies = (np.abs(sums.positive) + np.abs(sums.negative)) / (2 * sums.count)
     loss = np.abs(np.sum(sums.loss) / np.sum(sums.count))
-    return np.concatenate([[loss, metrics.gradient_norm, np.max(metrics.max_abs)], energies]).astype(np.float64)
+    return np.concatenate([[loss, metrics.gradient_norm, np.max(metrics.max_abs)], energies]).astype(
+        np.float64
+    )
 
 
 def _name(index: int | np.integer) -> str:

@@ -11,19 +11,20 @@ package has exact moments. Sample moments must lie within five standard errors: 
 √((σ_i² σ_j² + c²)/n) of a covariance c.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from drl_jax.core import energy, objective, synthesis
+from drl_jax.core import energy, synthesis
 from drl_jax.core.levels import make_levels
-from drl_jax.core.mcmc import langevin
-from drl_jax.core.networks import bind
-from drl_jax.core.networks.residual import ResidualEnergy
+from drl_jax.core.mcmc import langevin, run
+from drl_jax.core.mcmc.base import value_and_gradient
+from drl_jax.core.randomness import fold_in
+from drl_jax.core.transition import mcmc_transition
 
 MEAN = np.array([0.4, -0.2])
 COVARIANCE = np.array([[0.3, 0.12], [0.12, 0.2]])
@@ -57,9 +58,13 @@ MODEL = exact(LEVELS)
 
 def posterior(levels, model, t, x_next):
     """(Λ, m) of y_t given x_{t+1} = y_t + σ_{t+1} ε: precisions add, means are weighed by them."""
-    tether = levels.tether[t] / levels.sigma[t + 1] ** 2
+    tether = levels.is_recovery[t] / levels.sigma[t + 1] ** 2
     precision = model.precision[t] + tether * EYE
     return precision, np.linalg.solve(precision, model.precision[t] @ model.mean[t] + tether * x_next)
+
+
+def transition(num_steps, noise_scale):
+    return mcmc_transition(partial(langevin, noise_scale=noise_scale), num_steps=num_steps)
 
 
 def after(num_steps, precision, step_squared):
@@ -84,8 +89,8 @@ def test_stationary_variance_of_the_standard_normal(new_key):
     # Λ = 1: variance 1 / (1 − s²/4). After 100 steps of s = 1 the start is forgotten:
     # (1 − s²/2)^200 = 6e-61. The answer, 4/3, is far from the 1 of an exact sampler.
     size = 20_000
-    kernel = langevin.langevin(lambda y: -0.5 * jnp.sum(y**2, axis=1), step_squared=jnp.ones((1, 1)))
-    y, _ = langevin.run(jax.random.split(new_key(), size), kernel, jnp.full((size, 2), 3.0), 100)
+    sampler = langevin(lambda y: -0.5 * jnp.sum(y**2, axis=1), step_squared=jnp.ones((1, 1)))
+    y, _ = run(jax.random.split(new_key(), size), sampler, jnp.full((size, 2), 3.0), 100)
     assert_moments(y, np.zeros(2), EYE / (1 - 1 / 4))
 
 
@@ -99,14 +104,14 @@ def test_recovery_posterior_in_closed_form(t, new_key):
         y = jax.random.normal(new_key(), (16, 2), jnp.float64)
         every, tethers = jnp.full(16, t), jnp.broadcast_to(x_next, (16, 2))
         log_density = energy.recovery(MODEL.f, LEVELS, every, tethers)
-        value, gradient = langevin.value_and_gradient(log_density, y)
+        value, gradient = value_and_gradient(log_density, y)
         centred = np.asarray(y) - mean
         expected = -0.5 * np.einsum("bi,ij,bj->b", centred, precision, centred)
         np.testing.assert_allclose(value - value[0], expected - expected[0], rtol=1e-10, atol=1e-10)
         np.testing.assert_allclose(gradient, -centred @ precision, rtol=1e-10, atol=1e-10)
 
         # Without the tether, the marginal model.
-        value, gradient = langevin.value_and_gradient(energy.marginal(MODEL.f, LEVELS, every), y)
+        value, gradient = value_and_gradient(energy.marginal(MODEL.f, LEVELS, every), y)
         np.testing.assert_allclose(value, MODEL.f(y, every), rtol=1e-12)
         centred = np.asarray(y) - MODEL.mean[t]
         np.testing.assert_allclose(gradient, -centred @ MODEL.precision[t], rtol=1e-10, atol=1e-10)
@@ -133,7 +138,7 @@ def test_drift_alone(new_key):
     t = jnp.arange(6)
     x_next = np.asarray(jax.random.normal(new_key(), (6, 2)))
     keys = jax.random.split(new_key(), 6)
-    x, info = objective.draw(keys, MODEL.f, LEVELS, t, jnp.asarray(x_next), num_steps=7, noise_scale=0.0)
+    x, info = transition(7, 0.0)(keys, MODEL.f, LEVELS, t, jnp.asarray(x_next))
     for i in range(6):
         precision, mean = posterior(LEVELS, MODEL, i, x_next[i])
         shrink, _ = after(7, precision, LEVELS.step_squared[i])
@@ -142,22 +147,20 @@ def test_drift_alone(new_key):
         # The first gradient is −Λ (x_{t+1} − m), and the first move ½ s² of it.
         norm = np.linalg.norm(precision @ (x_next[i] - mean))
         np.testing.assert_allclose(info.gradient_norm[0, i], norm, rtol=1e-5)
-        moved = 0.5 * LEVELS.step_squared[i] * norm
-        np.testing.assert_allclose(info.moved[0, i], moved, rtol=1e-5)
+        displacement = 0.5 * LEVELS.step_squared[i] * norm
+        np.testing.assert_allclose(info.displacement[0, i], displacement, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("t", "noise_scale"), [(0, 1.0), (3, 0.5), (5, 1.0)])
 def test_moments_of_a_recovery_chain(t, noise_scale, new_key):
     # A short chain, not yet stationary: K enters the expected moments.
     size, x_next = 50_000, np.array([0.9, -1.3])
-    x, _ = objective.draw(
+    x, _ = transition(10, noise_scale)(
         jax.random.split(new_key(), size),
         MODEL.f,
         LEVELS,
         jnp.full(size, t),
         jnp.broadcast_to(jnp.asarray(x_next, jnp.float32), (size, 2)),
-        num_steps=10,
-        noise_scale=noise_scale,
     )
     precision, mean = posterior(LEVELS, MODEL, t, x_next)
     shrink, covariance = after(10, precision, LEVELS.step_squared[t])
@@ -175,7 +178,7 @@ def moments_of_synthesis(levels, model, num_steps, noise_scale):
     for t in reversed(range(levels.num_levels)):
         precision, at_zero = posterior(levels, model, t, np.zeros(2))
         shrink, added = after(num_steps, precision, levels.step_squared[t])
-        tether = levels.tether[t] / levels.sigma[t + 1] ** 2
+        tether = levels.is_recovery[t] / levels.sigma[t + 1] ** 2
         # y_K = (I − shrink) m(x) + shrink x, and m(x) = m(0) + tether Λ⁻¹ x.
         matrix = (EYE - shrink) @ (tether * np.linalg.inv(precision)) + shrink
         mean = ((EYE - shrink) @ at_zero + matrix @ mean) / levels.scale[t]
@@ -187,7 +190,7 @@ def test_synthesis_from_white_noise_gives_the_data_again(new_key):
     size, num_steps = 10_000, 200
     levels = make_levels(6, temperature="one", b_squared=0.05, step_growth=0.0)
     x_0, process, info = jax.jit(
-        lambda keys: synthesis.synthesize(keys, MODEL.f, levels, (2,), num_steps=num_steps, noise_scale=1.0)
+        lambda keys: synthesis.synthesize(keys, MODEL.f, levels, transition(num_steps, 1.0), (2,))
     )(jax.random.split(new_key(), size))
     mean, covariance = moments_of_synthesis(levels, MODEL, num_steps, 1.0)
     assert_moments(x_0, mean, covariance)
@@ -208,38 +211,47 @@ def test_synthesis_from_white_noise_gives_the_data_again(new_key):
     assert all(leaf.shape == (6, num_steps, size) for leaf in info)
 
 
-def test_synthesis_defaults_to_less_noise(new_key):
+def test_less_noise_than_the_step_gives_less_variance(new_key):
     # η = .99, the authors' evaluation.
     size = 20_000
-    x_0, _, _ = synthesis.synthesize(jax.random.split(new_key(), size), MODEL.f, LEVELS, (2,), num_steps=20)
+    keys = jax.random.split(new_key(), size)
+    x_0, _, _ = synthesis.synthesize(keys, MODEL.f, LEVELS, transition(20, 0.99), (2,))
     assert_moments(x_0, *moments_of_synthesis(LEVELS, MODEL, 20, 0.99))
+
+
+def test_only_the_recorded_rows_are_returned(new_key):
+    keys = jax.random.split(new_key(), 5)
+    whole = synthesis.synthesize(keys, MODEL.f, LEVELS, transition(2, 1.0), (2,))
+    few = synthesis.synthesize(keys, MODEL.f, LEVELS, transition(2, 1.0), (2,), record=lambda x: x[:3])
+    np.testing.assert_array_equal(few[0], whole[0])
+    np.testing.assert_array_equal(few[1], whole[1][:, :3])
 
 
 def test_a_sample_is_a_function_of_its_key_alone(new_key):
     keys = jax.random.split(new_key(), 6)
     f = lambda y, t: -0.5 * jnp.sum(y**2, axis=1) * (1 + t)
-    draw = jax.jit(lambda keys: synthesis.synthesize(keys, f, LEVELS, (3,), num_steps=4)[0])
+    draw = jax.jit(lambda keys: synthesis.synthesize(keys, f, LEVELS, transition(4, 0.99), (3,))[0])
     whole = draw(keys)
     np.testing.assert_array_equal(draw(keys[4:]), whole[4:])
     np.testing.assert_array_equal(draw(keys[::-1]), whole[::-1])
 
 
-def test_run_is_the_kernel_with_the_step_folded_into_the_keys(new_key):
+def test_run_folds_the_step_into_the_keys(new_key):
     keys = jax.random.split(new_key(), 3)
     start = jax.random.normal(new_key(), (3, 2))
     log_density = lambda y: -0.25 * jnp.sum(y**4, axis=1)
-    kernel = langevin.langevin(log_density, step_squared=jnp.array([[0.1], [0.2], [0.3]]))
-    y, info = langevin.run(keys, kernel, start, 3)
+    sampler = langevin(log_density, step_squared=jnp.array([[0.1], [0.2], [0.3]]))
+    y, info = run(keys, sampler, start, 3)
     state = start
     for k in range(3):
-        new, one = kernel(levels.fold_in(keys, k), state)
+        (new,), one = sampler.step(fold_in(keys, k), sampler.init(state))
         # What is reported is of the state that was left: −¼ Σ y⁴, its gradient −y³, the way to the
         # new one.
         np.testing.assert_allclose(info.log_density[k], log_density(state), rtol=1e-5)
         norm = np.linalg.norm(np.asarray(state) ** 3, axis=1)
         np.testing.assert_allclose(info.gradient_norm[k], norm, rtol=1e-5)
-        np.testing.assert_allclose(info.moved[k], np.linalg.norm(new - state, axis=1), rtol=1e-5)
-        np.testing.assert_allclose(one.moved, info.moved[k], rtol=1e-5)
+        np.testing.assert_allclose(info.displacement[k], np.linalg.norm(new - state, axis=1), rtol=1e-5)
+        np.testing.assert_allclose(one.displacement, info.displacement[k], rtol=1e-5)
         state = new
     np.testing.assert_allclose(y, state, rtol=1e-5)
 
@@ -253,78 +265,10 @@ def test_the_log_density_is_traced_once(new_key):
 
     @jax.jit
     def chain(keys, y):
-        kernel = langevin.langevin(log_density, step_squared=jnp.full((1, 1), 0.1))
-        return langevin.run(keys, kernel, y, 30)[0]
+        sampler = langevin(log_density, step_squared=jnp.full((1, 1), 0.1))
+        return run(keys, sampler, y, 30)[0]
 
     keys = jax.random.split(new_key(), 4)
     y = chain(keys, jnp.zeros((4, 2)))
     chain(keys, y)
     assert traces == [(4, 2)]
-
-
-COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
-
-
-def collectives(compiled):
-    return [name for name in COLLECTIVES if name in compiled.as_text()]
-
-
-def placements(count):
-    mesh = jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:count])
-    return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-
-
-def test_chains_are_equal_to_the_last_bit_on_1_2_and_4_devices(new_key):
-    # Where the gradient is computed number by number; noise is a function of the example's key.
-    keys = jax.random.split(new_key(), 8)
-    start = jax.random.normal(new_key(), (8, 5))
-
-    def chain(keys, y):
-        log_density = lambda y: jnp.sum(jnp.cos(y) - 0.1 * y**4, axis=1)
-        kernel = langevin.langevin(log_density, step_squared=jnp.full((1, 1), 0.1))
-        return langevin.run(keys, kernel, y, 30)[0]
-
-    ends = []
-    for count in (1, 2, 4):
-        _, split = placements(count)
-        given = jax.device_put((keys, start), split)
-        y = jax.jit(chain, in_shardings=split)(*given)
-        assert len(y.sharding.device_set) == count
-        ends.append(jax.device_get(y))
-    assert np.all(ends[0] != start)
-    np.testing.assert_array_equal(ends[1], ends[0])
-    np.testing.assert_array_equal(ends[2], ends[0])
-
-
-def test_devices_that_share_a_chain_have_nothing_to_say(new_key, draw_parameters):
-    net = ResidualEnergy(width=32, multipliers=(1, 2), blocks_per_resolution=1)
-    levels = make_levels(6)
-    t = jnp.arange(16) % 6
-    x_next = jax.random.normal(new_key(), (16, 8, 8, 1))
-    params = draw_parameters(net, x_next, t)
-    keys = jax.random.split(new_key(), 16)
-
-    def chain(params, keys, t, x_next):
-        return objective.draw(keys, bind(net, params), levels, t, x_next, num_steps=5)[0]
-
-    ends = []
-    for count in (1, 2, 4):
-        replicated, split = placements(count)
-        wanted = (replicated, split, split, split)
-        given = jax.device_put((params, keys, t, x_next), wanted)
-        compiled = jax.jit(chain, in_shardings=wanted).lower(*given).compile()
-        assert collectives(compiled) == []
-        x = compiled(*given)
-        assert len(x.sharding.device_set) == count
-        ends.append(jax.device_get(x))
-    # To the last bit, as long as a device has rows enough that XLA:CPU takes the same kernels (here four;
-    # with two it takes another one for the product [32, 64] @ [64, 32], which adds up in another order).
-    np.testing.assert_array_equal(ends[1], ends[0])
-    np.testing.assert_array_equal(ends[2], ends[0])
-
-
-def test_a_collective_would_be_seen(new_key):
-    replicated, split = placements(4)
-    y = jax.device_put(jnp.ones((8, 2)), split)
-    total = jax.jit(jnp.sum, in_shardings=split, out_shardings=replicated)
-    assert collectives(total.lower(y).compile()) == ["all-reduce"]

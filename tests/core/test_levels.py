@@ -1,17 +1,18 @@
-"""Levels of noise against their defining identities, and noise against the moments that it must
-have.
-"""
+"""Noise levels against their defining identities, and diffused data against exact moments."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drl_jax.core.levels import at, diffuse, make_levels, stretched_chain
+from drl_jax.core import energy
+from drl_jax.core.levels import diffuse, extract, make_levels, respaced_schedule
+from drl_jax.core.randomness import fold_in, standard_normal
 
 
-@pytest.mark.parametrize("count", range(2, 502))
-def test_rule_of_the_stretched_chain(count):
+# Around every change of the stride's rounding, and both ends of the range.
+@pytest.mark.parametrize("count", [2, 3, 6, 7, 32, 100, 251, 335, 400, 499, 500, 501])
+def test_rule_of_the_respaced_schedule(count):
     # The rule in words: stretches end at i · (1000 // 2(T−1)) for i < T and at 999; a_i is the
     # product of √(1−β) after the end before, up to and with its own; β = linspace(1e-4, .02, 1000).
     # Here by loops.
@@ -38,9 +39,9 @@ def test_identities(count):
     assert levels.a.shape == levels.sigma.shape == (count + 1,)
     assert all(
         getattr(levels, name).shape == (count,)
-        for name in ("scale", "tether", "step_squared", "temperature", "weight")
+        for name in ("scale", "is_recovery", "step_squared", "temperature", "weight")
     )
-    assert all(array.dtype == np.float64 for array in levels)
+    assert all(array.dtype == np.float64 for array in vars(levels).values())
     # Variance is preserved: a² + σ² = 1, of a step and from the start. σ = √(1 − a²) loses what 1 −
     # a² loses.
     np.testing.assert_allclose(levels.a**2 + levels.sigma**2, 1, rtol=1e-14)
@@ -64,7 +65,7 @@ def test_all_chains_end_in_the_same_noise(count):
 @pytest.mark.parametrize("count", [1, 2, 6, 501])
 def test_the_last_level_of_a_stretched_chain_is_a_marginal_model(count):
     levels = make_levels(count)
-    np.testing.assert_array_equal(levels.tether, [1] * (count - 1) + [0])
+    np.testing.assert_array_equal(levels.is_recovery, [1] * (count - 1) + [0])
     np.testing.assert_array_equal(levels.scale, [*levels.a[1:-1], 1])
 
 
@@ -87,7 +88,7 @@ def test_one_level():
     beta = np.linspace(1e-4, 0.02, 1000)
     np.testing.assert_allclose(levels.a, np.sqrt([1 - beta[0], np.prod(1 - beta[1:])]), rtol=1e-12)
     np.testing.assert_allclose(levels.step_squared, 2e-4 * np.prod([1 - levels.a[1] ** 2]))
-    assert (levels.tether[0], levels.scale[0], levels.weight[0]) == (0, 1, 1)
+    assert (levels.is_recovery[0], levels.scale[0], levels.weight[0]) == (0, 1, 1)
 
 
 def test_a_thousand_levels():
@@ -95,7 +96,7 @@ def test_a_thousand_levels():
     levels, beta = make_levels(1000), np.linspace(1e-4, 0.02, 1000)
     np.testing.assert_allclose(levels.sigma, [0, *np.sqrt(beta)], rtol=1e-13)
     np.testing.assert_allclose(levels.a, [1, *np.sqrt(1 - beta)], rtol=1e-15)
-    np.testing.assert_array_equal(levels.tether, np.ones(1000))
+    np.testing.assert_array_equal(levels.is_recovery, np.ones(1000))
     np.testing.assert_array_equal(levels.scale, levels.a[1:])
     np.testing.assert_allclose(levels.step_squared, 2e-4 * beta, rtol=1e-13)
     np.testing.assert_allclose(levels.temperature, np.sqrt(1 - np.cumprod(1 - beta)), rtol=1e-9)
@@ -129,39 +130,48 @@ def test_impossible_counts_say_what_is_possible(count):
 
 
 @pytest.mark.parametrize("count", [0, 502])
-def test_the_chain_cannot_be_cut_into_empty_stretches(count):
+def test_the_schedule_has_no_empty_stretches(count):
     with pytest.raises(ValueError, match=f"T = {count} .* 1 to 501"):
-        stretched_chain(count)
+        respaced_schedule(count)
 
 
 def test_steps_that_would_divide_by_the_noise_of_noiseless_data():
-    with pytest.raises(ValueError, match=r"^growth 1.0 is not possible with 1000 levels"):
+    with pytest.raises(ValueError, match=r"^step_growth=1.0 is not possible with 1000 levels; it must be 0"):
         make_levels(1000, step_growth=1.0)
 
 
 @pytest.mark.parametrize("shape", [(2,), (8, 8, 3)])
 def test_noise_is_a_function_of_the_examples_key_alone(shape, new_key):
     keys = jax.random.split(new_key(), 6)
-    draw = lambda keys: levels.standard_normal(keys, jnp.zeros((len(keys), *shape)))
+    draw = lambda keys: standard_normal(keys, jnp.zeros((len(keys), *shape)))
     whole = draw(keys)
     np.testing.assert_array_equal(draw(keys[2:4]), whole[2:4])
     np.testing.assert_array_equal(draw(keys[::-1]), whole[::-1])
     # Different keys, different noise; folding in makes others again.
-    rows = np.concatenate([whole, draw(levels.fold_in(keys, 0)), draw(levels.fold_in(keys, 1))])
+    rows = np.concatenate([whole, draw(fold_in(keys, 0)), draw(fold_in(keys, 1))])
     assert len(np.unique(rows.reshape(18, -1), axis=0)) == 18
     np.testing.assert_array_equal(
-        jax.random.key_data(levels.fold_in(keys, 7)[3]),
+        jax.random.key_data(fold_in(keys, 7)[3]),
         jax.random.key_data(jax.random.fold_in(keys[3], 7)),
     )
 
 
-def test_at_picks_levels_and_broadcasts():
+def test_extract_broadcasts():
     t = jnp.array([2, 0])
     values = np.array([0.1, 0.2, 0.3])
-    picked = at(values, t, jnp.zeros((2, 4, 4, 3), jnp.bfloat16))
+    picked = extract(values, t, jnp.zeros((2, 4, 4, 3), jnp.bfloat16))
     assert (picked.shape, picked.dtype) == ((2, 1, 1, 1), jnp.bfloat16)
-    picked = at(values, t, jnp.zeros(2))
+    picked = extract(values, t, jnp.zeros(2))
     np.testing.assert_array_equal(picked, np.array([0.3, 0.1], np.float32))
+
+
+@pytest.mark.parametrize("level", [-1, 6])
+def test_a_level_out_of_range_is_refused(level):
+    # JAX would take the nearest level; NumPy would count from the end.
+    levels = make_levels(6)
+    f = lambda y, t: jnp.sum(y, axis=1)
+    with pytest.raises(ValueError, match=rf"^level {level} is out of range: it must be from 0 to 5$"):
+        energy.marginal(f, levels, jnp.array([0, level]))(jnp.zeros((2, 3)))
 
 
 @pytest.mark.parametrize("count", [6, 1000])

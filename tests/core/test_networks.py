@@ -9,11 +9,13 @@ import pytest
 from flax import linen as nn
 from jax import lax
 
-from drl_jax.core import objective
 from drl_jax.core.levels import make_levels
-from drl_jax.core.networks import bind, convolution
+from drl_jax.core.mcmc import langevin
+from drl_jax.core.model import bind
+from drl_jax.core.networks import convolution
 from drl_jax.core.networks.layers import Convolution
 from drl_jax.core.networks.residual import ResidualEnergy, halve
+from drl_jax.core.transition import mcmc_transition
 
 tiny = partial(ResidualEnergy, width=4, multipliers=(1, 2), blocks_per_resolution=1)
 
@@ -96,7 +98,7 @@ def test_energies_of_examples_are_independent(colours, options, new_key, draw_pa
 def test_attention_in_closed_form(new_key, draw_parameters):
     # x + proj(softmax(q kᵀ / √C) v) over the 16 · 16 positions, one head, written out in NumPy.
     net = ResidualEnergy(
-        channels=4, multipliers=(1,), blocks=1, attention=(16,), final_activation=lambda x: x
+        width=4, multipliers=(1,), blocks_per_resolution=1, attention=(16,), final_activation=lambda x: x
     )
     x, t = jax.random.normal(new_key(), (2, 16, 16, 3)), jnp.array([0, 1])
     params = draw_parameters(net, x, t)
@@ -231,7 +233,8 @@ def chain_text(convolve, monkeypatch, draw_parameters):
     x_next = jnp.zeros((2, 8, 8, 3))
 
     def chain(params, keys, x_next):
-        return objective.draw(keys, bind(net, params), levels, t, x_next, num_steps=2)[0]
+        transition = mcmc_transition(langevin, num_steps=2)
+        return transition(keys, bind(net, params), levels, t, x_next)[0]
 
     keys = jax.random.split(jax.random.key(0), 2)
     params = draw_parameters(net, x_next, t)

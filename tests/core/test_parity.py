@@ -8,6 +8,7 @@ authors' own code in single precision differs by from itself: energies 4e-6, the
 """
 
 from functools import cache, partial
+from importlib import import_module
 from pathlib import Path
 
 import jax
@@ -16,13 +17,20 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-import drl_jax.core.mcmc.langevin as langevin_module
+import drl_jax.core.levels as levels_module
+import drl_jax.core.mcmc.base as base_module
 import drl_jax.core.networks.residual as residual_module
-from drl_jax.core import energy, objective, spectral
-from drl_jax.core.levels import at, diffuse, make_levels
-from drl_jax.core.networks import bind
+from drl_jax.core import energy, spectral
+from drl_jax.core.levels import diffuse, extract, make_levels
+from drl_jax.core.mcmc import langevin
+from drl_jax.core.model import bind
 from drl_jax.core.networks.layers import embed_level
+from drl_jax.core.objective import contrast
+from drl_jax.core.transition import mcmc_transition
 from tests.golden import authors
+
+# The package exports the function under the same name.
+langevin_module = import_module("drl_jax.core.mcmc.langevin")
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 LEVELS = make_levels(6)
@@ -142,9 +150,10 @@ def replay(monkeypatch):
             example, step = jax.random.key_data(keys).T
             return jnp.asarray(noises, like.dtype)[step, example]
 
-        for module in (levels, langevin_module):
-            monkeypatch.setattr(module, "fold_in", fold_in)
-            monkeypatch.setattr(module, "standard_normal", standard_normal)
+        for module in (levels_module, base_module, langevin_module):
+            for function in (fold_in, standard_normal):
+                if hasattr(module, function.__name__):
+                    monkeypatch.setattr(module, function.__name__, function)
         examples = jnp.arange(noises.shape[1], dtype=jnp.uint32)
         return jax.random.wrap_key_data(jnp.stack([examples, jnp.zeros_like(examples)], axis=1))
 
@@ -178,11 +187,11 @@ def test_schedule(count, ours, theirs):
 
 
 @pytest.mark.parametrize("count", [4, 6])
-def test_tether_and_scale(count):
+def test_is_recovery_and_scale(count):
     # The authors' arrays have one entry more, for the data in x_0: `a_s_prev` is a with 1 in the
     # last place, `is_recovery` 1 with 0 in the last place, both indexed by t + 1.
     levels, expected = make_levels(count), under(golden("schedules"), f"T{count}/")
-    np.testing.assert_array_equal(levels.tether, expected["is_recovery"][1:])
+    np.testing.assert_array_equal(levels.is_recovery, expected["is_recovery"][1:])
     np.testing.assert_allclose(levels.scale, expected["a_s_prev"][1:], rtol=1e-12, atol=0)
 
 
@@ -198,9 +207,7 @@ def energy_and_gradient(network):
     @jax.jit
     def call(params, vectors, x, t):
         normal, moved = spectral.normalize(params, vectors)
-        value, gradient = langevin_module.value_and_gradient(
-            lambda x: network.apply({"params": normal}, x, t), x
-        )
+        value, gradient = base_module.value_and_gradient(lambda x: network.apply({"params": normal}, x, t), x)
         return value, gradient, moved
 
     return call
@@ -258,8 +265,7 @@ def test_diffuse(replay):
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_chain_of_a_network_normalised_once(dtype, replay):
-    """`objective.draw` itself, on the stored noises: tethered levels 0, 2, 3, and 5 without a
-    tether."""
+    """The product's transition on the stored noises: levels 0, 2, 3, and 5, which has no recovery term."""
     given, expected = authors.chain(), golden("chains")
     with jax.enable_x64(dtype == "float64"):
         keys = replay(given["noises"])
@@ -267,14 +273,8 @@ def test_chain_of_a_network_normalised_once(dtype, replay):
         @jax.jit
         def draw(params, vectors, x_next):
             normal, _ = spectral.normalize(params, vectors)
-            return objective.draw(
-                keys,
-                bind(RELU, normal),
-                LEVELS,
-                jnp.asarray(given["t"]),
-                x_next,
-                num_steps=30,
-            )[0]
+            transition = mcmc_transition(langevin, num_steps=30)
+            return transition(keys, bind(RELU, normal), LEVELS, jnp.asarray(given["t"]), x_next)[0]
 
         x_next = jnp.asarray(expected["tilde_x"], dtype)
         for name, start in (("frozen_u", None), ("warm_frozen_u", under(expected, "u_warm/"))):
@@ -303,12 +303,12 @@ def test_chain_whose_vectors_move_at_every_call(float64, replay):
         def step(carry, k):
             y, vectors = carry
             normal, vectors = spectral.normalize(params, vectors)
-            kernel = langevin_module.langevin(
+            sampler = langevin(
                 energy.recovery(bind(RELU, normal), LEVELS, t, x_next),
-                step_squared=at(LEVELS.step_squared, t, x_next),
+                step_squared=extract(LEVELS.step_squared, t, x_next),
                 noise_scale=0.99,
             )
-            y, info = kernel(langevin_module.fold_in(keys, k), y)
+            (y,), info = sampler.step(base_module.fold_in(keys, k), sampler.init(y))
             return (y, vectors), (y, info.log_density)
 
         _, (y, log_density) = jax.lax.scan(step, (x_next, vectors), jnp.arange(30))
@@ -319,7 +319,7 @@ def test_chain_whose_vectors_move_at_every_call(float64, replay):
     for step in (1, 15):
         kept = authors.thin(y[step - 1], authors.PICTURE_STRIDE)
         assert_close(kept, expected[f"ns0.99/y{step}"], 1e-12)
-    assert_close(y[-1] / at(LEVELS.scale, t, y[-1]), expected["ns0.99/x"], 1e-12)
+    assert_close(y[-1] / extract(LEVELS.scale, t, y[-1]), expected["ns0.99/x"], 1e-12)
     # Entry k of theirs is at the state after k steps; ours reports the state that a step left.
     assert_close(log_density, expected["ns0.99/log_p_y"][:30], 1e-12)
 
@@ -331,13 +331,10 @@ def loss_and_gradient(dtype):
 
     def loss(params, vectors):
         normal, _ = spectral.normalize(params, vectors)
-        return objective.objective(
-            bind(RELU, normal),
-            LEVELS,
-            jnp.asarray(given["t"]),
-            x_positive,
-            x_negative,
+        loss, *energies = contrast(
+            bind(RELU, normal), LEVELS, jnp.asarray(given["t"]), x_positive, x_negative
         )
+        return jnp.mean(loss), energies
 
     return jax.jit(jax.value_and_grad(loss, has_aux=True))
 
@@ -380,11 +377,11 @@ def test_loss_whose_vectors_move_between_the_energies(float64):
     given, expected = authors.pair(), golden("losses")
     t = jnp.asarray(given["t"])
     positive, negative = (jnp.asarray(given[name], float64) for name in ("x_pos", "x_neg"))
-    scale = at(LEVELS.scale, t, positive)
+    scale = extract(LEVELS.scale, t, positive)
     params, vectors = weights(authors.RELU, float64)
     f_positive, _, vectors = _CALLS["relu"](params, vectors, scale * positive, t)
     f_negative, _, vectors = _CALLS["relu"](params, vectors, scale * negative, t)
-    weight = at(LEVELS.weight, t, f_positive)
+    weight = extract(LEVELS.weight, t, f_positive)
     assert_close(jnp.mean(weight * (f_negative - f_positive)), expected["moving/loss"], 1e-12)
     theirs = flat(tree(under(expected, "moving/u_after/"), float64))
     for where, vector in flat(vectors).items():

@@ -42,7 +42,7 @@ SHAPES = [(7, 5), (5, 7), (3, 3, 2, 6)]
 def test_sigma_is_the_largest_singular_value(shape):
     # The error of the vector shrinks by (σ_2/σ_1)² = 1/4 an iteration: 4^-40 is below rounding.
     kernel, _, right = kernel_with(np.array([3.0, 1.5, 0.5]), shape)
-    u = spectral.warm_up({"w": {"kernel": kernel}}, {"w": {"divide": start(shape[-1])}}, iterations=40)
+    u = spectral.converge({"w": {"kernel": kernel}}, {"w": {"divide": start(shape[-1])}}, iterations=40)
     u = u["w"]["divide"]
     sigma, again = spectral.spectral_norm(kernel, u)
     assert sigma == pytest.approx(3.0, rel=1e-12)
@@ -67,7 +67,7 @@ def test_iterations(iterations):
     np.testing.assert_allclose(u, expected / np.linalg.norm(expected) @ right, atol=1e-12)
     # Warming up is the same iteration.
     params, vectors = {"kernel": kernel}, {"divide": jnp.asarray(before @ right)}
-    warm = spectral.warm_up(params, vectors, iterations=iterations)
+    warm = spectral.converge(params, vectors, iterations=iterations)
     np.testing.assert_allclose(warm["divide"], u, atol=1e-14)
     # And it composes: more iterations in one call are as many calls.
     _, new = spectral.normalize(params, vectors, iterations=iterations)

@@ -57,9 +57,7 @@ def mala(log_density: LogDensity, *, step_squared: jax.Array, step_range: float 
 
         proposal = init(mean(y, gradient, r_squared) + jnp.sqrt(r_squared) * noise)
         back = (y - mean(proposal.position, proposal.gradient, r_squared)) / jnp.sqrt(r_squared)
-        log_ratio = (
-            proposal.log_density - value + 0.5 * squared_norm(noise) - 0.5 * squared_norm(back)
-        )
+        log_ratio = proposal.log_density - value + 0.5 * squared_norm(noise) - 0.5 * squared_norm(back)
         accepted = jnp.log(u[:, 1]) < log_ratio
 
         def choose(new, old):

@@ -1,0 +1,113 @@
+"""The product's own compiled programs: which messages travel between devices, and which rows are whose."""
+
+import re
+from functools import partial
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+from drl_jax.config.overrides import parse
+
+from drl_jax.config.build import build
+from drl_jax.parallel.mesh import place
+from drl_jax.parallel.preemption import Stop
+from drl_jax.parallel.sampler import ShardedSampler
+from tests.helpers import CONFIGS, small
+
+COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
+
+
+def collectives(text: str) -> list[tuple[str, str]]:
+    """(name of the computation, collective) of every collective in a program."""
+    found, computation = [], ""
+    for line in text.splitlines():
+        if line.endswith("{") and not line.startswith(" "):
+            computation = line.split(" (")[0]
+        for name in COLLECTIVES:
+            if re.search(rf"= \S+ {name}(-start)?\(", line):
+                found.append((computation, name))
+    return found
+
+
+@pytest.fixture(scope="module", params=["digits.py", "points.py:ring"])
+def parts(request):
+    overrides = small() if request.param == "digits.py" else ["--config.levels.count=2"]
+    return build(parse([f"--config={CONFIGS}/{request.param}", *overrides]).config)
+
+
+def test_the_training_step_has_one_all_reduce_and_none_in_the_chain(parts):
+    placement = place(8)
+    step = placement.data_parallel(parts.train_step())
+    state = placement.abstract(jax.eval_shape(parts.init_state, jax.random.key(0)))
+    batch = jax.ShapeDtypeStruct((8, *parts.shape), np.float32, sharding=placement.batched)
+    text = step.lower(state, batch, placement.stop_flags(False)).compile().as_text()
+    assert "while" in text
+    ((computation, name),) = collectives(text)
+    assert name == "all-reduce"
+    assert "ENTRY" in computation  # not in the body of a loop
+
+
+def test_sampling_has_no_collective_in_its_loops(parts):
+    placement = place()
+    sampler = ShardedSampler(parts.transition, parts.shape, placement, Stop(), samples_per_device=2, seed=0)
+    state = parts.init_state(jax.random.key(0))
+    model = state.averaged_model(parts.network, parts.levels)
+    lowered = sampler._draw.lower(placement.replicate(jax.random.key(0)), model, np.int32(0))
+    found = collectives(lowered.compile().as_text())
+    assert found  # every process gets every sample, at the end
+    assert all("ENTRY" in computation for computation, _ in found)
+
+
+def test_a_step_whose_results_differ_between_devices_is_refused():
+    placement = place(8)
+
+    def step(state, batch, shard):
+        return state + batch.sum(), shard.sum(batch.sum())
+
+    with pytest.raises(ValueError, match="out_specs"):
+        placement.data_parallel(step).lower(
+            placement.replicate(np.float32(0)),
+            placement.shard(np.ones(8, np.float32)),
+            placement.stop_flags(False),
+        )
+
+
+def test_devices_are_in_the_order_of_their_processes():
+    # As a v5e slice of 4x4 chips on 4 hosts lists them: the second index of a device is not in the order of
+    # its process. The mesh must be, because process r reads rows r B / P … of a batch.
+    real = jax.devices()
+    processes = [0, 0, 1, 1]
+    order = [2, 0, 3, 1]
+    fake = [SimpleNamespace(process_index=processes[i], id=i) for i in order]
+    ordered = sorted(fake, key=lambda d: (d.process_index, d.id))
+    assert [d.process_index for d in ordered] == processes
+    assert [d.id for d in place(devices=[real[i] for i in order]).mesh.devices.flat] == [0, 1, 2, 3]
+
+
+def test_a_batch_that_does_not_divide_is_refused():
+    place(8)
+    with pytest.raises(
+        Exception, match=r"config\.data\.batch_size=6 does not divide over 4 devices; nearest: 4 or 8"
+    ):
+        place(6)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_rows_stay_in_order(count):
+    placement = place(8, devices=jax.devices()[:count])
+    rows = np.arange(16, dtype=np.float32).reshape(8, 2)
+    for make in (placement.shard_local, placement.shard):
+        np.testing.assert_array_equal(make(rows), rows)
+    shards = sorted(placement.shard(rows).addressable_shards, key=lambda s: s.device.id)
+    np.testing.assert_array_equal(np.concatenate([s.data for s in shards]), rows)
+
+
+def test_stop_flags_are_counted_once_per_device():
+    placement = place(8)
+    step = placement.data_parallel(lambda state, batch, shard: (state, shard.sum(batch.sum())))
+    make = partial(placement.replicate, np.float32(1))
+    for flag, expected in ((False, 0), (True, 4)):
+        _, total, flags = step(make(), placement.shard(np.ones(8, np.float32)), placement.stop_flags(flag))
+        assert float(flags) == expected
+        assert float(total) == 8
