@@ -14,8 +14,7 @@ from drl_jax.config import schema
 from drl_jax.config.build import Experiment
 from drl_jax.config.schema import Config
 from drl_jax.data import densities
-from drl_jax.data.sources import Source
-from drl_jax.data.tfds_source import data_directory
+from drl_jax.data.sources import Source, data_directory
 from drl_jax.errors import UserError
 from drl_jax.evaluation import features, measures
 from drl_jax.evaluation.evaluator import Domain, Images, Points
@@ -109,7 +108,7 @@ def read_reference(
 ) -> Reference:
     """What metrics measure against, of the examples of a source; kept beside the data."""
     cache = data_folder(config) / "features"
-    return measure_data(source, features, cache, warn, fewest=measures.fewest(metrics))
+    return measure_data(source, spaces, cache, warn, fewest=measures.fewest(metrics))
 
 
 def about_data(config: Config, source: Source, reference: Reference) -> dict[str, Any]:
@@ -142,7 +141,7 @@ def protocol_lines(protocol: Mapping[str, Mapping[str, Any]], code: Mapping[str,
 
 def data_folder(config: Config) -> epath.Path:
     """Where data sets, and what is made of them, are kept."""
-    return epath.Path(data_directory(config.data.data_dir))
+    return data_directory(config.data.data_dir)
 
 
 def load_weights(

@@ -1,6 +1,5 @@
 """`train`: trains a model, or goes on with the one in the workdir."""
 
-import hashlib
 import json
 import time
 from collections.abc import Mapping
@@ -8,7 +7,6 @@ from contextlib import ExitStack
 from typing import Any
 
 import jax
-import numpy as np
 from clu import parameter_overview
 from etils import epath
 
@@ -27,7 +25,7 @@ from drl_jax.commands.common import (
 from drl_jax.config import schema
 from drl_jax.config.build import Experiment, build, open_data
 from drl_jax.config.schema import Config
-from drl_jax.data.sources import Source
+from drl_jax.data.sources import fingerprint
 from drl_jax.data.stream import batches
 from drl_jax.errors import UserError
 from drl_jax.evaluation import measures
@@ -74,7 +72,7 @@ def train(config: Config, workdir: epath.Path, prepare_command: str, stop: Stop)
         records = opened.enter_context(open_records(workdir, warn)) if first else Nowhere()
         keep = Keep(config.checkpoint.keep, config.checkpoint.keep_every)
         checkpoints = opened.enter_context(open_checkpoints(workdir / FOLDER, keep))
-        data = _fingerprint(source)
+        data = fingerprint(source)
 
         def accept(record: Mapping[str, Any]) -> None:
             # Its own word for what it was trained with: the workdir's file may have been edited or lost.
@@ -153,13 +151,6 @@ def train(config: Config, workdir: epath.Path, prepare_command: str, stop: Stop)
                 files.write(workdir / SCORES, content)
         for name, value in scores.items():
             say(f"{name:<36} {value:.4f}")
-
-
-def _fingerprint(source: Source) -> dict[str, Any]:
-    """What tells data from others, without reading them all: their number, and the SHA-256 of a few."""
-    few = source.take(np.linspace(0, len(source) - 1, 16).astype(int))
-    sha256 = hashlib.sha256(f"{few.dtype}{few.shape}".encode() + np.ascontiguousarray(few).tobytes())
-    return {"examples": len(source), "sha256_of_16": sha256.hexdigest()}
 
 
 def _check_best(config: Config, metrics: list[str]) -> None:

@@ -15,6 +15,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from drl_jax.errors import UserError
+from drl_jax.machine import num_cores
 from drl_jax.parallel.preemption import Stop, Stopped
 
 AXIS = "data"  # of the mesh: examples are spread along it
@@ -84,7 +85,7 @@ def start(batch_size: int = 0) -> None:
     processes = _join()
     count = jax.config.values["jax_num_cpu_devices"]
     if count == -1:  # JAX's own word for "not given"
-        count = _divisor(batch_size // processes, _cores())
+        count = _divisor(batch_size // processes, num_cores())
         jax.config.update("jax_num_cpu_devices", count)
     provide_threads(count)
 
@@ -97,7 +98,7 @@ def provide_threads(num_cpu_devices: int) -> None:
     threads as devices, training stops within seconds). XLA reads the pool's size from NPROC.
     """
     if num_cpu_devices > 1:
-        os.environ.setdefault("NPROC", str(max(_cores(), 2 * num_cpu_devices)))
+        os.environ.setdefault("NPROC", str(max(num_cores(), 2 * num_cpu_devices)))
 
 
 def _join() -> int:
@@ -252,8 +253,3 @@ def _whole(variable: str) -> int:
 
 def _divisor(batch_size: int, most: int) -> int:
     return next(n for n in range(most, 0, -1) if batch_size % n == 0)
-
-
-def _cores() -> int:
-    # Fewer than os.cpu_count() in a container or under taskset; only Linux can tell.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
