@@ -236,13 +236,13 @@ def test_the_message_about_a_failed_download_is_one_line_and_no_files_are_left(s
     if case == "no server":
         url = "http://127.0.0.1:9/a.zip"
     files = downloads("set", tmp_path / "kept", url_infos={url: info(b"content", "a.zip")})
-    with pytest.raises(UserError, match=r"config.data.name='set'.*a.*data.path") as caught:
+    with pytest.raises(UserError, match=r"config.data.name='set'.*a.*config.data.path") as caught:
         files.download(url)
     assert "\n" not in str(caught.value)
     assert os.listdir(tmp_path / "kept") == []
 
 
 def test_a_set_that_must_be_downloaded_by_hand_needs_a_path(tmp_path):
-    with pytest.raises(UserError, match=r"config.data.path must be set for data.name='set'"):
+    with pytest.raises(UserError, match=r"config.data.path must be set for config.data.name='set'"):
         _ = downloads("set", tmp_path).manual_dir
     assert str(downloads("set", tmp_path, path="/here").manual_dir) == "/here"

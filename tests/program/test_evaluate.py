@@ -23,7 +23,7 @@ from drl_jax.main import main
 from drl_jax.metrics.sample_scores import precision_recall
 from drl_jax.parallel import devices
 from drl_jax.pixels import to_unit
-from tests.data.tiny_sets import write_cifar10_archive
+from tests.data.helpers import write_cifar10_archive
 from tests.metrics import inputs
 from tests.program.conftest import CONFIGS, small
 
@@ -232,7 +232,8 @@ def test_the_test_split_against_the_training_split(program, tmp_path):
     assert ended.code == 0, ended.err
     assert "name cifar10, split train" in ended.out
     # In the order in which data are measured, which is random and always the same.
-    sources = [open_source("cifar10", split=split, data_dir=str(tmp_path)) for split in ("train", "test")]
+    opened = {"image_size": 32, "data_dir": str(tmp_path)}
+    sources = [open_source("cifar10", split=split, **opened) for split in ("train", "test")]
     drawn = [source.take(np.random.default_rng(0).permutation(len(source))) for source in sources]
     train, test = (to_unit(x).reshape(-1, 3072) for x in drawn)
     told = ended.out.split("test against train:")[1]
