@@ -108,7 +108,7 @@ def read_reference(
 ) -> Reference:
     """What metrics measure against, of the examples of a source; kept beside the data."""
     cache = data_folder(config) / "features"
-    return measure_data(source, spaces, cache, warn, fewest=measures.fewest(metrics))
+    return measure_data(source, features, cache, warn, fewest=measures.fewest(metrics))
 
 
 def about_data(config: Config, source: Source, reference: Reference) -> dict[str, Any]:
