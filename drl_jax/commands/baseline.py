@@ -2,7 +2,6 @@
 
 from drl_jax.commands.common import (
     about_data,
-    data_folder,
     make_spaces,
     metrics_of,
     protocol_lines,
@@ -11,7 +10,7 @@ from drl_jax.commands.common import (
 )
 from drl_jax.config.build import build, open_data
 from drl_jax.config.schema import Config
-from drl_jax.data.tfds_source import has_split
+from drl_jax.data.sources import has_split
 from drl_jax.errors import UserError
 from drl_jax.evaluation import measures
 from drl_jax.evaluation.features import PUBLIC_SHA256
@@ -48,8 +47,7 @@ def check(config: Config, prepare_command: str, stop: Stop) -> None:
     scores = measures.measure([m for m in metrics if m == "inception_score"], data.data, data.data)
     if scores:
         _tell(say, f"{config.data.split} alone", scores, known)
-    library = config.data.name not in ("points", "folder")
-    if not library or not has_split(config.data.name, "test", str(data_folder(config))):
+    if not has_split(config.data.name, "test", data_dir=config.data.data_dir):
         return
     test = config.copy_and_resolve_references()
     test.data.split = "test"

@@ -45,7 +45,7 @@ def base() -> Config:
     config.data = ConfigDict()
     config.data.name = "cifar10"  # cifar10, celeb_a, digits, points, folder, or a tensorflow-datasets name
     config.data.split = "train"  # of a tensorflow-datasets set
-    config.data.data_dir = placeholder(str)  # where sets are prepared; $TFDS_DATA_DIR if not given
+    config.data.data_dir = placeholder(str)  # folder of prepared data sets; none: $TFDS_DATA_DIR
     config.data.path = placeholder(str)  # of data.name = folder: a folder or a zip of images
     config.data.density = placeholder(str)  # of data.name = points: ring, checkerboard, spirals, …
     config.data.image_size = 32  # pixels

@@ -1,4 +1,4 @@
-"""From an encoded image to pixels of one size."""
+"""Decodes image files to pixels of one size."""
 
 import io
 import struct
@@ -16,16 +16,15 @@ _MODES = {1: "L", 3: "RGB"}
 
 
 @dataclass(frozen=True)
-class Framing:
-    """Which part of a image is used, and at what size: crop, then antialiased bilinear resize.
+class CropResize:
+    """Crops images to a square and resizes them (bilinear, antialiased).
 
-    A image whose crop has the right size already keeps its pixels to the bit.
+    An image whose crop already has the right size keeps its exact pixels.
 
     Attributes:
       image_size: side of the result in pixels.
-      channels: 1 (grey) or 3 (RGB).
-      crop: (top, left, height, width) in the original image, a square; None is the largest
-        central square.
+      channels:   1 (grey) or 3 (RGB).
+      crop:       (top, left, height, width) in pixels of the original image; None: largest central square.
     """
 
     image_size: int
@@ -33,27 +32,21 @@ class Framing:
     crop: tuple[int, int, int, int] | None = None
 
     def __post_init__(self):
-        if self.image_size < 1:
-            raise UserError(f"data.image_size={self.image_size} must be at least 1")
-        if self.channels not in _MODES:
-            raise UserError(f"data.channels={self.channels} must be 1 (grey) or 3 (RGB)")
+        # Checked here because nothing later fails: Pillow would pad or stretch the image.
         if self.crop is not None:
             top, left, height, width = self.crop
-            if min(top, left) < 0 or height < 1 or height != width:
-                raise UserError(
-                    f"data.crop={self.crop} must be (top, left, height, width) with top and left "
-                    "from 0 and height equal to width, because images are square"
-                )
+            if min(top, left) < 0 or height != width or height < 1:
+                raise ValueError(f"crop={self.crop} must be (top, left, height, width), a square")
 
-    def __call__(self, encoded: bytes, origin: str) -> Pixels:
-        """Decodes PNG, JPEG or any other format of Pillow's into `[image_size, image_size, C]`.
+    def decode(self, encoded: bytes, origin: str) -> Pixels:
+        """Decodes an image file and applies `self` to it.
 
         Args:
-          encoded: the content of a image file.
-          origin: where it comes from, for messages.
+          encoded: content of a PNG, JPEG or any other file that Pillow reads.
+          origin: where the file comes from, for messages.
 
         Raises:
-          UserError: the image is damaged, is not of 8 bits, or is smaller than the crop.
+          UserError: the image is damaged, has more than 8 bits per channel, or is smaller than the crop.
         """
         try:
             image = Image.open(io.BytesIO(encoded))
@@ -61,17 +54,27 @@ class Framing:
                 raise UserError(f"{origin} has more than 8 bits per channel; convert it to 8")
             image = image.convert(_MODES[self.channels])
         except UnidentifiedImageError:
-            raise UserError(f"{origin} is not a image that can be read") from None
+            raise UserError(f"{origin} is not an image that can be read") from None
         except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
             raise UserError(f"{origin} is damaged: {' '.join(str(error).split())}") from error
-        image = self._cropped(image, origin)
+        return self(image, origin)
+
+    def __call__(self, image: Image.Image, origin: str) -> Pixels:
+        """Pixels `[image_size, image_size, channels]` of an image of 8 bits per channel.
+
+        Raises:
+          UserError: the image is smaller than the crop.
+        """
+        if image.mode != _MODES[self.channels]:
+            image = image.convert(_MODES[self.channels])
+        image = self._crop(image, origin)
         size = (self.image_size, self.image_size)
         if image.size != size:
-            # Pillow's BILINEAR widens its triangle by the reduction, so it is the antialiased one.
+            # When it shrinks an image, Pillow widens the bilinear filter: this is what makes it antialiased.
             image = image.resize(size, Image.Resampling.BILINEAR)
         return np.asarray(image).reshape(self.image_size, self.image_size, self.channels)
 
-    def _cropped(self, image: Image.Image, origin: str) -> Image.Image:
+    def _crop(self, image: Image.Image, origin: str) -> Image.Image:
         width, height = image.size
         if self.crop is None:
             side = min(width, height)
@@ -80,15 +83,14 @@ class Framing:
             top, left, side, _ = self.crop
         if top + side > height or left + side > width:
             raise UserError(
-                f"data.crop={self.crop} does not fit {origin}, which is {height} rows by {width} columns"
+                f"config.data.crop={self.crop} does not fit {origin}, which has {height} rows and "
+                f"{width} columns"
             )
-        if (width, height) == (side, side):
-            return image
         return image.crop((left, top, left + side, top + side))
 
 
-def png(pixels: Pixels) -> bytes:
-    """Pixels as a PNG file."""
+def encode_png(pixels: Pixels) -> bytes:
+    """Encodes pixels as a PNG file."""
     buffer = io.BytesIO()
     Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG")
     return buffer.getvalue()

@@ -1,5 +1,7 @@
-"""Random access to examples, whatever they are stored as."""
+"""Random access to the examples of a data set, in any kind of storage."""
 
+import hashlib
+import os
 import queue
 import shlex
 import threading
@@ -7,19 +9,24 @@ import time
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from etils import epath
 from jaxtyping import Float32, Int, UInt8
+from PIL import Image
 
 from drl_jax.data import densities
-from drl_jax.data.decoding import Framing
+from drl_jax.data.decoding import CropResize
 from drl_jax.errors import UserError
 
 Examples = UInt8[np.ndarray, "n height width channels"] | Float32[np.ndarray, "n 2"]
 Indices = Int[np.ndarray, " n"]
 
-# Rows 20 to 198 of the aligned faces, at their full width: the square of the published results.
+BUILT_IN = ("points", "folder", "digits")  # every other name is a data set of tensorflow-datasets
+
+# The square of the published results: full width, rows 20 to 197 of the aligned faces.
 CELEB_A_CROP = (20, 0, 178, 178)
 
-_LARGEST_IN_MEMORY = 2**30  # bytes
+_NUM_POINTS = 1_000_000
+_MAX_CACHED = 2**30  # bytes of decoded images that are kept in memory
 
 
 @runtime_checkable
@@ -29,9 +36,11 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def take(self, indices: Indices) -> Examples:
-        """Rows `[n, H, W, C]` uint8 of images or `[n, 2]` float32 of points.
+        """Returns the examples with these indices. Several threads may call this at once.
 
-        The array is the caller's to change. Threads may call at once.
+        Returns:
+          Images `[n, height, width, channels]` uint8 or points `[n, 2]` float32, in an array that the caller
+          may change.
 
         Raises:
           UserError: an example cannot be read.
@@ -40,7 +49,7 @@ class Source(Protocol):
 
 
 class InMemory:
-    """A source that is one array."""
+    """A source whose examples are the rows of an array."""
 
     def __init__(self, examples: Examples):
         self._examples = examples
@@ -52,162 +61,174 @@ class InMemory:
         return self._examples[indices]
 
 
-class Remembered:
-    """A image source that decodes each image once and keeps its pixels.
-
-    Opening costs nothing, and the first epoch pays for itself.
-    """
+class Cached:
+    """Another source's images, each read once and then kept in memory."""
 
     def __init__(self, source: Source, shape: tuple[int, int, int]):
+        """Reads nothing yet. `shape` is (height, width, channels) of an image of `source`."""
         self._source = source
-        self._pixels = np.zeros((len(source), *shape), np.uint8)
-        self._known = np.zeros(len(source), bool)
+        self._images = np.zeros((len(source), *shape), np.uint8)
+        self._is_read = np.zeros(len(source), bool)
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self._is_read)
 
     def take(self, indices: Indices) -> Examples:
-        # Two threads may decode the same image; they write the same bytes.
-        new = np.unique(indices[~self._known[indices]])
-        if len(new):
-            self._pixels[new] = self._source.take(new)
-            self._known[new] = True
-        return self._pixels[indices]
+        # Two threads may read the same image at once; both write the same bytes.
+        missing = np.unique(indices[~self._is_read[indices]])
+        if len(missing):
+            self._images[missing] = self._source.take(missing)
+            self._is_read[missing] = True
+        return self._images[indices]
 
 
-class Watched:
-    """A source whose `take` returns or raises in time.
+class WithTimeout:
+    """Another source, whose `take` raises UserError if it does not return in time.
 
-    A disk or a server that does not answer would hold the reader, and with it the run, for ever. So each
-    call has a thread of its own, which is left behind when it does not come back.
+    A disk or server that does not answer would block its reader, and so the run, forever. So each call runs
+    in a thread of its own; after the timeout this thread is abandoned.
     """
 
     def __init__(self, source: Source, timeout: float):
+        """`timeout` is in seconds, for each call of `take`."""
         self._source, self._timeout = source, timeout
-        self._gone = threading.Event()  # one call has waited in vain: the others need not
+        self._timed_out = threading.Event()  # set by the first call that times out; ends all others
 
     def __len__(self) -> int:
         return len(self._source)
 
     def take(self, indices: Indices) -> Examples:
-        answer: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        results: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
         def read() -> None:
             try:
-                answer.put(self._source.take(indices))
-            except BaseException as error:  # a reader that dies must be heard of
-                answer.put(error)
+                results.put(self._source.take(indices))
+            except BaseException as error:  # also SystemExit: the caller waits for a result
+                results.put(error)
 
         threading.Thread(target=read, daemon=True).start()
-        end, examples = time.monotonic() + self._timeout, None
-        while examples is None:
+        end, result = time.monotonic() + self._timeout, None
+        while result is None:
             try:
-                examples = answer.get(timeout=min(0.5, max(0.0, end - time.monotonic())))
+                result = results.get(timeout=min(0.5, max(0.0, end - time.monotonic())))
             except queue.Empty:
                 if time.monotonic() >= end:
-                    self._gone.set()
-                if self._gone.is_set():
+                    self._timed_out.set()
+                if self._timed_out.is_set():
                     raise UserError(
-                        f"{len(indices)} examples were not read within config.data.timeout="
-                        f"{self._timeout:g} seconds: the data's disk or server does not answer"
+                        f"{len(indices)} examples were not read within config.data.timeout={self._timeout:g} "
+                        "seconds: the disk or server that holds the data does not answer"
                     ) from None
-        if isinstance(examples, UserError):
-            raise examples
-        if isinstance(examples, BaseException):
+        if isinstance(result, UserError):
+            raise result
+        if isinstance(result, BaseException):
             raise UserError(
-                f"a reader of the data died of {type(examples).__name__}: {' '.join(str(examples).split())}"
-            ) from examples
-        return examples
+                f"a reader of the data failed with {type(result).__name__}: {' '.join(str(result).split())}"
+            ) from result
+        return result
 
 
 def open_source(
     name: str,
     *,
-    split: str = "train",
-    image_size: int | None = None,
+    image_size: int,
     channels: int = 3,
+    crop: tuple[int, int, int, int] | None = None,
+    split: str = "train",
     data_dir: str | None = None,
     path: str | None = None,
-    crop: tuple[int, int, int, int] | None = None,
     density: str | None = None,
-    size: int = 1_000_000,
-    seed: int = 0,
     timeout: float = 600.0,
     prepare_command: str = "python -m drl_jax prepare",
 ) -> Source:
-    """Opens the examples that a config's `data` names.
+    """Opens a data set.
+
+    Images are kept in memory once they are read, if all of them take at most 1 GiB decoded. Points are
+    1,000,000 samples of a density, the same at each call.
 
     Args:
-      name: "points" (needs `density`), "folder" (needs `path`), "digits", or the name of a image
-        set of tensorflow-datasets, such as "cifar10" or "celeb_a", prepared as array_record.
-      split: of a set of tensorflow-datasets; the others have "train" alone.
-      image_size: side in pixels; None keeps the size of a set whose images are all one square.
-      channels: 1 (grey) or 3 (RGB).
-      data_dir: of tensorflow-datasets; None is $TFDS_DATA_DIR, or else ~/tensorflow_datasets.
-      path: a folder, searched with its subfolders, or a zip of images.
-      crop: (top, left, height, width) in the original image; None is the central square, or for
-        celeb_a rows 20 to 198.
-      density: name of a density in the plane.
-      size: how many points are drawn from it, once.
-      seed: of these points.
+      name: "digits", "folder" (needs `path`), "points" (needs `density`), or an image set of
+        tensorflow-datasets that is prepared as array_record, such as "cifar10" or "celeb_a".
+      image_size: side of the images in pixels, after crop and resize. Not used for points.
+      channels: of the images: 1 (grey) or 3 (RGB).
+      crop: (top, left, height, width) in pixels of the original image. None is the largest central square, or
+        for celeb_a `CELEB_A_CROP`.
+      split: of a set of tensorflow-datasets; the others have only "train".
+      data_dir: folder of prepared data sets; None is $TFDS_DATA_DIR, or else ~/tensorflow_datasets.
+      path: a folder of images, with its subfolders, or a zip.
+      density: name of a density in `densities.DENSITIES`.
       timeout: seconds that a call of `take` may wait for files.
-      prepare_command: what a user runs to prepare a missing set, save `--config.data.data_dir`.
-
-    Returns:
-      The source. Sets that take 1 GiB or less decoded are kept in memory as they are read.
+      prepare_command: the command that prepares a missing data set, without `--config.data.data_dir`; for the
+        message.
 
     Raises:
-      UserError: a name, path or size is wrong, or the set is not prepared; the message says which
-        and what to do.
+      UserError: the name, split, path or density is wrong, or the data set is not prepared.
     """
+    if name in BUILT_IN and split != "train":
+        raise UserError(f"config.data.split={split!r}: config.data.name={name!r} has only 'train'")
     if name == "points":
-        _require_train(name, split)
-        if density is None:
-            names = ", ".join(densities.DENSITIES)
-            raise UserError(f"data.density must be set for data.name='points'; choose from {names}")
-        if size < 1:
-            raise UserError(f"data.size={size} must be at least 1")
-        points = densities.by_name(density).sample(np.random.default_rng(seed), size)
-        return InMemory(points)
-
+        return InMemory(densities.by_name(density).sample(np.random.default_rng(0), _NUM_POINTS))
+    if crop is None and name == "celeb_a":
+        crop = CELEB_A_CROP
+    crop_resize = CropResize(image_size, channels, crop)
+    if name == "digits":
+        return _digits(crop_resize)
     if name == "folder":
         from drl_jax.data.folder import open_folder
 
-        _require_train(name, split)
         if path is None:
-            raise UserError("data.path must be set for data.name='folder': a folder or a zip")
-        if image_size is None:
-            raise UserError("data.image_size must be set for data.name='folder'")
-        framing = Framing(image_size, channels, crop)
-        return _remembered_if_small(Watched(open_folder(path, framing), timeout), framing)
+            raise UserError(
+                "config.data.path must be set for config.data.name='folder': a folder or a zip of images"
+            )
+        source = open_folder(path, crop_resize)
+    else:
+        # Imported here because it takes a second, and no other data set needs it.
+        from drl_jax.data import tfds_source
 
-    # Imported here because tensorflow-datasets takes a second, and points do not need it.
+        directory = data_directory(data_dir)
+        command = f"{prepare_command} --config.data.data_dir={shlex.quote(str(directory))}"
+        dataset = tfds_source.find(name, directory, prepare_command=command)
+        source = tfds_source.TfdsSplit(dataset, name, split, crop_resize)
+    source = WithTimeout(source, timeout)
+    shape = (image_size, image_size, channels)
+    return Cached(source, shape) if len(source) * int(np.prod(shape)) <= _MAX_CACHED else source
+
+
+def _digits(crop_resize: CropResize) -> InMemory:
+    """The 1,797 handwritten digits of scikit-learn: 8 × 8 pixels, grey."""
+    # Imported here because it takes seconds.
+    from sklearn.datasets import load_digits
+
+    rows, _ = load_digits(return_X_y=True)
+    pixels = np.round(np.asarray(rows) * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8)
+    images = [crop_resize(Image.fromarray(each), f"digits example {i}") for i, each in enumerate(pixels)]
+    return InMemory(np.stack(images))
+
+
+def has_split(name: str, split: str, *, data_dir: str | None = None) -> bool:
+    """Whether a prepared data set has a split of this name.
+
+    Raises:
+      UserError: the data set is not prepared, or cannot be read.
+    """
+    if name in BUILT_IN:
+        return split == "train"
     from drl_jax.data import tfds_source
 
-    directory = tfds_source.data_directory(data_dir)
-    if name == "digits":
-        from drl_jax.data import digits
-
-        digits.ensure_prepared(directory)
-    command = f"{prepare_command} --config.data.data_dir={shlex.quote(directory)}"
-    dataset = tfds_source.find(name, directory, prepare_command=command)
-    if crop is None and name == "celeb_a":
-        crop = CELEB_A_CROP
-    if image_size is None:
-        image_size = tfds_source.natural_size(dataset, name)
-    framing = Framing(image_size, channels, crop)
-    return _remembered_if_small(
-        Watched(tfds_source.Prepared(dataset, name, split, framing), timeout), framing
-    )
+    return split in tfds_source.find(name, data_directory(data_dir), prepare_command="").info.splits
 
 
-def _require_train(name: str, split: str) -> None:
-    if split != "train":
-        raise UserError(f"data.split={split!r}: data.name={name!r} has only 'train'")
+def data_directory(data_dir: str | None) -> epath.Path:
+    """The folder of prepared data sets: `data_dir`, or else $TFDS_DATA_DIR, or else ~/tensorflow_datasets."""
+    return epath.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
-def _remembered_if_small(source: Source, framing: Framing) -> Source:
-    shape = (framing.image_size, framing.image_size, framing.channels)
-    if len(source) * int(np.prod(shape)) <= _LARGEST_IN_MEMORY:
-        return Remembered(source, shape)
-    return source
+def fingerprint(source: Source) -> dict[str, Any]:
+    """Tells data sets apart without reading all of their examples.
+
+    Returns:
+      `examples`: their number. `sha256_of_16`: the SHA-256 of 16 of them, evenly spaced.
+    """
+    few = source.take(np.linspace(0, len(source) - 1, 16).astype(int))
+    sha256 = hashlib.sha256(f"{few.dtype}{few.shape}".encode() + np.ascontiguousarray(few).tobytes())
+    return {"examples": len(source), "sha256_of_16": sha256.hexdigest()}

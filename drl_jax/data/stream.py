@@ -1,7 +1,7 @@
-"""From a source to the batches of one process, in an order that no number of processes changes."""
+"""Shuffled batches of a source. Their order does not depend on the number of processes."""
 
-import os
 import sys
+from collections.abc import Callable
 from functools import lru_cache
 
 import grain
@@ -9,10 +9,12 @@ import numpy as np
 from jaxtyping import Float32, Int
 
 from drl_jax.data.sources import Source
-from drl_jax.errors import UserError
+from drl_jax.machine import num_cores
 from drl_jax.pixels import to_unit
 
-# First words of the seeds, so that the order and the flips are independent streams.
+Positions = Int[np.ndarray, " n"]
+
+# The first number of each seed, so that order and flips are independent.
 _ORDER, _FLIPS = 0, 1
 
 
@@ -25,63 +27,63 @@ def batches(
     process_index: int,
     process_count: int,
 ) -> grain.DatasetIterator[Float32[np.ndarray, "..."]]:
-    """Endless batches: the rows of this process out of every global batch of `batch_size`.
+    """Returns an endless iterator over batches: over one process's rows of each batch.
 
-    Every epoch is a new permutation of the source and batches run on across the end of an epoch, so
-    that each example comes exactly once per epoch. Process r of P gets the contiguous rows
-    [r B/P, (r + 1) B/P): row i of global batch n is the same example whatever P is, and only the
-    process's own rows are read.
+    Each epoch is a new permutation of the examples. A batch may contain the end of one epoch and the
+    beginning of the next, so each example comes exactly once per epoch. Process r of P gets the rows [r B/P,
+    (r + 1) B/P) of each batch of B rows: row i of batch n is the same example for every P. A process reads
+    only its own rows.
 
     Args:
       source: images or points.
-      seed: of the order and of the flips, not negative.
-      batch_size: B, rows of a global batch; it may exceed the length of the source.
-      flip: mirror each image left to right with probability one half.
+      seed: of the order and the flips; not negative.
+      batch_size: B, over all processes; it may be larger than the source.
+      flip: mirror each image left to right with probability 1/2.
       process_index: r.
       process_count: P, a divisor of B.
 
     Returns:
-      An iterator over float32 rows: images `[B/P, H, W, C]` in [-1, 1], points `[B/P, 2]` as they
-      are. `get_state` and `set_state` resume it exactly; batches fetched ahead do not count.
+      An iterator over images `[B/P, height, width, channels]` in [-1, 1] or points `[B/P, 2]`, float32. Its
+      `get_state` and `set_state` resume it exactly: batches that were read ahead do not count. It raises
+      UserError if an example cannot be read.
 
     Raises:
-      UserError: B does not divide over the processes, or (from `next`) an example is unreadable.
+      ValueError: B is not a positive multiple of P.
     """
-    per_process, remainder = divmod(batch_size, process_count)
+    rows_per_process, remainder = divmod(batch_size, process_count)
     if batch_size < 1 or remainder:
-        raise UserError(
-            f"data.batch_size={batch_size} must be a positive multiple of the number of processes, "
-            f"{process_count}"
+        raise ValueError(
+            f"batch_size={batch_size} must be a positive multiple of process_count={process_count}"
         )
     order = _order(len(source), seed)
-    mine = slice(process_index * per_process, (process_index + 1) * per_process)
+    own = slice(process_index * rows_per_process, (process_index + 1) * rows_per_process)
 
     def batch(n: int) -> Float32[np.ndarray, "..."]:
-        rows = np.arange(n * batch_size, (n + 1) * batch_size)[mine]
-        examples = source.take(order(rows))
+        positions = np.arange(n * batch_size, (n + 1) * batch_size)[own]
+        examples = source.take(order(positions))
         if flip:
-            # Drawn for the whole global batch: a row's flip must not depend on who holds it.
-            mirrored = np.random.default_rng([_FLIPS, seed, n]).random(batch_size)[mine] < 0.5
-            examples[mirrored] = examples[mirrored, :, ::-1]
+            # Drawn for the whole batch: the flip of a row must not depend on the number of processes.
+            is_flipped = np.random.default_rng([_FLIPS, seed, n]).random(batch_size)[own] < 0.5
+            examples[is_flipped] = examples[is_flipped, :, ::-1]
         return to_unit(examples)
 
-    threads = min(8, os.cpu_count() or 1)
-    ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(4, threads))
-    return iter(grain.MapDataset.range(sys.maxsize).map(batch).to_iter_dataset(ahead))
+    threads = min(8, num_cores())
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(4, threads))
+    return iter(grain.MapDataset.range(sys.maxsize).map(batch).to_iter_dataset(options))
 
 
-def _order(length: int, seed: int):
-    """The function from positions in the endless stream to indices of examples.
+def _order(length: int, seed: int) -> Callable[[Positions], Positions]:
+    """A function from positions in the endless stream to indices of examples.
 
-    grain's own shuffle finds one index at a time, at ten microseconds each: a hundredth of a second
-    for a batch of a thousand. A permutation per epoch costs nothing beside it.
+    Grain's own shuffle computes one index at a time, 10 µs each: 10 ms for a batch of 1,000. Permutations of
+    whole epochs take far less.
     """
 
-    @lru_cache(maxsize=2)  # a batch, or two threads, may straddle the end of an epoch
+    @lru_cache(maxsize=2)  # a batch can contain parts of two epochs, and so can the batches of two threads
     def permutation(epoch: int) -> Int[np.ndarray, " length"]:
         return np.random.default_rng([_ORDER, seed, epoch]).permutation(length)
 
-    def order(positions: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    def order(positions: Positions) -> Positions:
         epochs, places = np.divmod(positions, length)
         indices = np.empty_like(places)
         for epoch in range(epochs[0], epochs[-1] + 1):

@@ -1,78 +1,86 @@
-"""Running a builder of tensorflow-datasets without TensorFlow."""
+"""Runs builders of tensorflow-datasets without TensorFlow."""
 
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import shuffle
 
-from drl_jax.data.decoding import png
-from drl_jax.data.downloads import Originals
+from drl_jax.data.decoding import encode_png
+from drl_jax.data.downloads import Downloads
 from drl_jax.errors import UserError
 
+# This module replaces `_make_download_manager` and `_generate_examples` of a builder, `encode_example` of its
+# images, and `shuffle.MAX_MEM_BUFFER_SIZE`. These are internals of the library, so pyproject.toml pins
+# tensorflow-datasets to ~=4.9.10.
 
-def build(builder: tfds.core.DatasetBuilder, originals: Originals) -> None:
-    """Prepares the builder's set; it appears under its directory whole, by one rename, or not.
+
+def build(builder: tfds.core.DatasetBuilder, downloads: Downloads) -> None:
+    """Prepares a data set. Its folder appears by one rename, once it is complete.
 
     Args:
-      builder: with file_format "array_record"; others cannot be written without TensorFlow.
-      originals: where the builder gets its files from.
+      builder: of the data set, with file_format "array_record"; other formats cannot be written without
+        TensorFlow. Some of its methods are replaced.
+      downloads: gives the builder its original files.
 
     Raises:
-      UserError: the set cannot be written, or its builder cannot do without TensorFlow.
+      UserError: the data set cannot be written, or its builder needs TensorFlow.
     """
-    directory = builder.data_dir
-    _require_writable(os.path.dirname(directory))
-    _encode_by_pillow(builder)
-    # Set on this one builder: the library offers no other place for a download manager.
-    vars(builder)["_make_download_manager"] = lambda **_: originals
+    directory = builder.data_path
+    _check_writable(directory.parent)
+    vars(builder)["_make_download_manager"] = lambda **_: downloads
+    if builder.name == "cifar10":
+        vars(builder)["_generate_examples"] = _cifar10_examples
+    _encode_with_pillow(builder)
     try:
-        # Standard output belongs to whoever called; progress goes to standard error.
-        with contextlib.redirect_stdout(sys.stderr), _sorting_in_memory():
+        # Progress goes to standard error: standard output is for the caller.
+        with contextlib.redirect_stdout(sys.stderr), _sort_in_memory():
             builder.download_and_prepare()
     except UserError:
         raise
     except Exception as error:
-        if isinstance(error, OSError) and os.path.isdir(directory):
-            return  # another process was faster, and its set is as good
-        if any(map(_is_missing_tensorflow, _causes(error))):
+        if isinstance(error, OSError) and directory.is_dir():
+            return  # another process was faster and has written the same data set
+        causes = _causes(error)
+        if any(map(_is_missing_tensorflow, causes)):
             raise UserError(
-                f"data.name={builder.name!r} cannot be prepared without TensorFlow, which its "
-                "builder uses; prepare it elsewhere with file_format='array_record', or take its "
-                "images by data.name='folder'"
+                f"config.data.name={builder.name!r} cannot be prepared without TensorFlow, which its builder "
+                "uses; prepare it elsewhere with file_format='array_record', or use its images with "
+                "config.data.name=folder"
             ) from error
-        # The library repeats the whole example at each level; the root says what was wrong.
-        root = _causes(error)[-1]
-        reason = f"{type(root).__name__}: {' '.join(str(root).split())}"
+        # The library wraps an error several times and repeats the example; the first cause has the reason.
+        reason = f"{type(causes[-1]).__name__}: {' '.join(str(causes[-1]).split())}"
         raise UserError(
-            f"data.name={builder.name!r} could not be prepared in {directory}: {reason}"
+            f"config.data.name={builder.name!r} could not be prepared in {directory}: {reason}"
         ) from error
 
 
-def _require_writable(folder: str) -> None:
+def _check_writable(folder: os.PathLike) -> None:
     try:
         os.makedirs(folder, exist_ok=True)
         if not os.access(folder, os.W_OK):
             raise PermissionError(None, "Permission denied")
     except OSError as error:
         raise UserError(
-            f"data.data_dir: cannot write to {folder}: {error.strerror}; set data.data_dir to a "
-            "folder that can be written"
+            f"config.data.data_dir: cannot write to {folder}: {error.strerror}; set it to a folder that can "
+            "be written"
         ) from error
 
 
-def _encode_by_pillow(builder: tfds.core.DatasetBuilder) -> None:
-    """Makes arrays of pixels PNG files by Pillow instead of by TensorFlow."""
+def _encode_with_pillow(builder: tfds.core.DatasetBuilder) -> None:
+    """Makes the builder encode pixels as PNG with Pillow; the library does this with TensorFlow."""
 
     def encoder(feature: tfds.features.Image):
-        usual = feature.encode_example
+        library_encode = feature.encode_example
 
         def encode(image):
             is_pixels = isinstance(image, np.ndarray) and image.dtype == np.uint8
-            return png(image) if is_pixels else usual(image)
+            return encode_png(image) if is_pixels else library_encode(image)
 
         return encode
 
@@ -83,23 +91,44 @@ def _encode_by_pillow(builder: tfds.core.DatasetBuilder) -> None:
                 vars(feature)["encode_example"] = encoder(feature)
 
 
-@contextlib.contextmanager
-def _sorting_in_memory() -> Iterator[None]:
-    """Lets a split, as CelebA's, be put in order in memory beyond the usual 1,000 MiB.
+def _cifar10_examples(prefix: str, paths: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The examples in files of the binary archive. The library's builder reads these with TensorFlow.
 
-    Past that size the library sorts by files, for which it wants TensorFlow.
+    Keys and ids are those of the library's builder. A file holds records of 3,073 bytes: the label, then
+    3 × 32 × 32 bytes of pixels.
     """
-    usual = shuffle.MAX_MEM_BUFFER_SIZE
+    index = 0
+    for path in map(Path, paths):
+        content = np.frombuffer(path.read_bytes(), np.uint8)
+        if len(content) == 0 or len(content) % 3073:
+            raise UserError(
+                f"config.data.name='cifar10': {path.name} has {len(content)} bytes, not a multiple of 3,073; "
+                "it is damaged"
+            )
+        for record in content.reshape(-1, 3073):
+            image = record[1:].reshape(3, 32, 32).transpose(1, 2, 0)
+            yield index, {"id": f"{prefix}{index:05d}", "image": image, "label": int(record[0])}
+            index += 1
+
+
+@contextlib.contextmanager
+def _sort_in_memory() -> Iterator[None]:
+    """Lets the library sort a split in memory if it takes at most half of the machine's memory.
+
+    The library's limit is 1,000 MiB, less than CelebA's training split. It sorts larger splits with files,
+    which needs TensorFlow.
+    """
+    limit = shuffle.MAX_MEM_BUFFER_SIZE
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    shuffle.MAX_MEM_BUFFER_SIZE = max(usual, memory // 2)
+    shuffle.MAX_MEM_BUFFER_SIZE = max(limit, memory // 2)
     try:
         yield
     finally:
-        shuffle.MAX_MEM_BUFFER_SIZE = usual
+        shuffle.MAX_MEM_BUFFER_SIZE = limit
 
 
 def _causes(error: BaseException | None) -> list[BaseException]:
-    """The error, its cause, the cause of that, and so on."""
+    """The error, its cause, the cause of this cause, and so on."""
     chain = []
     while error is not None:
         chain.append(error)

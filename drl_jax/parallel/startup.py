@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 
 from drl_jax.errors import UserError
+from drl_jax.machine import num_cores
 
 
 def start_devices(batch_size: int = 0) -> None:
@@ -26,7 +27,7 @@ def start_devices(batch_size: int = 0) -> None:
     processes = _join()
     count = jax.config.values["jax_num_cpu_devices"]
     if count == -1:  # JAX's value for "not given"
-        count = _divisor(batch_size // processes, _cores())
+        count = _divisor(batch_size // processes, num_cores())
         jax.config.update("jax_num_cpu_devices", count)
     provide_threads(count)
 
@@ -39,7 +40,7 @@ def provide_threads(num_cpu_devices: int) -> None:
     seconds with fewer than twice as many threads as devices. XLA reads the size of the pool from NPROC.
     """
     if num_cpu_devices > 1:
-        os.environ.setdefault("NPROC", str(max(_cores(), 2 * num_cpu_devices)))
+        os.environ.setdefault("NPROC", str(max(num_cores(), 2 * num_cpu_devices)))
 
 
 def _join() -> int:
@@ -109,7 +110,3 @@ def _whole(environment: Mapping[str, str], name: str) -> int:
 def _divisor(batch_size: int, most: int) -> int:
     return next(n for n in range(most, 0, -1) if batch_size % n == 0)
 
-
-def _cores() -> int:
-    # Fewer than os.cpu_count() in a container or under taskset; only Linux knows.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

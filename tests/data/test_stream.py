@@ -15,7 +15,7 @@ def numbered_points(n: int) -> InMemory:
 
 
 def numbered_images(n: int) -> InMemory:
-    """Image i is [[i, 255]], so that flips show and do not hide the number; n <= 255."""
+    """Image i is the row (i, 255), so that a flip shows and the number can still be read; n <= 255."""
     numbers = np.arange(n, dtype=np.uint8)[:, None, None, None]
     return InMemory(np.concatenate([numbers, np.full_like(numbers, 255)], axis=2))
 
@@ -37,7 +37,7 @@ def first(iterator, n: int) -> np.ndarray:
 
 @pytest.mark.parametrize("process_count", [2, 4])
 @pytest.mark.parametrize("flip", [False, True])
-def test_processes_together_see_what_one_process_sees(process_count, flip):
+def test_several_processes_get_the_rows_of_one_process(process_count, flip):
     source = numbered_images(50)
     alone = first(stream(source, batch_size=16, flip=flip), 10)
     shares = [
@@ -51,7 +51,7 @@ def test_processes_together_see_what_one_process_sees(process_count, flip):
 
 
 @pytest.mark.parametrize(("length", "batch_size"), [(12, 4), (10, 4), (7, 20), (1, 3)])
-def test_every_epoch_visits_each_example_once(length, batch_size):
+def test_each_epoch_contains_each_example_once(length, batch_size):
     epochs = 6
     count = -(-epochs * length // batch_size)
     seen = first(stream(numbered_points(length), batch_size=batch_size), count)[..., 0].ravel()
@@ -59,7 +59,7 @@ def test_every_epoch_visits_each_example_once(length, batch_size):
         np.testing.assert_array_equal(np.sort(epoch), np.arange(length))
 
 
-def test_epochs_and_seeds_differ_in_order():
+def test_the_order_depends_on_epoch_and_seed():
     source = numbered_points(100)
     epochs = first(stream(source, batch_size=100), 2)
     other = first(stream(source, batch_size=100, seed=1), 1)
@@ -69,7 +69,7 @@ def test_epochs_and_seeds_differ_in_order():
 
 
 @pytest.mark.parametrize("after", [0, 1, 9])
-def test_a_restored_state_continues_exactly_although_batches_were_fetched_ahead(after):
+def test_a_restored_iterator_continues_exactly_although_batches_were_read_ahead(after):
     source = numbered_images(40)
     iterator = stream(source, batch_size=16, flip=True)
     first(iterator, after) if after else None
@@ -79,23 +79,23 @@ def test_a_restored_state_continues_exactly_although_batches_were_fetched_ahead(
     resumed = stream(source, batch_size=16, flip=True)
     resumed.set_state(state)
     np.testing.assert_array_equal(first(resumed, 8), expected)
-    iterator.set_state(state)  # back in time, on an iterator that is ahead
+    iterator.set_state(state)  # also on an iterator that is further on
     np.testing.assert_array_equal(first(iterator, 8), expected)
 
 
-def test_a_flip_mirrors_half_of_the_images_left_to_right():
+def test_flips_mirror_half_of_the_images_left_to_right():
     plain = first(stream(numbered_images(100), batch_size=100), 40)
     flipped = first(stream(numbered_images(100), batch_size=100, flip=True), 40)
     mirrored = (flipped == plain[:, :, :, ::-1]).all(axis=(2, 3, 4))
     untouched = (flipped == plain).all(axis=(2, 3, 4))
     assert (mirrored ^ untouched).all()
-    # 4,000 fair coins: 0.5 within four standard deviations of 0.0079; rows must differ in time.
+    # 4,000 fair coins: the mean is 0.5 within four standard deviations. Each row is flipped at some times.
     assert abs(mirrored.mean() - 0.5) < 4 * 0.5 / np.sqrt(mirrored.size)
     assert (mirrored.mean(axis=0) > 0).all()
     assert (mirrored.mean(axis=0) < 1).all()
 
 
-def test_images_arrive_in_the_unit_range_and_points_as_they_are():
+def test_images_are_scaled_and_points_are_not():
     images = next(stream(numbered_images(1), batch_size=2))
     points = next(stream(numbered_points(3), batch_size=3))
     assert images.dtype == points.dtype == np.float32
@@ -103,14 +103,14 @@ def test_images_arrive_in_the_unit_range_and_points_as_they_are():
     np.testing.assert_array_equal(np.sort(points[:, 0]), [0.0, 1.0, 2.0])
 
 
-def test_a_source_is_not_changed_by_flips():
+def test_flips_do_not_change_the_source():
     source = numbered_images(20)
     before = source.take(np.arange(20))
     first(stream(source, batch_size=20, flip=True), 5)
     np.testing.assert_array_equal(source.take(np.arange(20)), before)
 
 
-def test_an_error_of_the_source_reaches_the_caller():
+def test_the_caller_gets_the_error_of_the_source():
     class Broken(InMemory):
         def take(self, indices):
             raise UserError("image 3 is damaged")
@@ -120,7 +120,7 @@ def test_an_error_of_the_source_reaches_the_caller():
         next(iterator)
 
 
-def test_only_the_rows_of_the_process_are_read():
+def test_a_process_reads_only_its_own_rows():
     class Counting(InMemory):
         read = 0
 
@@ -135,12 +135,12 @@ def test_only_the_rows_of_the_process_are_read():
 
 
 @pytest.mark.parametrize(("batch_size", "process_count"), [(0, 1), (6, 4)])
-def test_a_batch_that_does_not_divide_is_refused_with_both_numbers(batch_size, process_count):
-    with pytest.raises(UserError, match=rf"data.batch_size={batch_size} .*{process_count}"):
+def test_a_batch_size_that_processes_cannot_share_is_refused(batch_size, process_count):
+    with pytest.raises(ValueError, match=rf"batch_size={batch_size} .*process_count={process_count}"):
         stream(numbered_points(8), batch_size=batch_size, process_count=process_count)
 
 
-def test_samples_become_bytes_by_truncation():
+def test_samples_are_truncated_to_bytes():
     x = np.array([-2.0, -1.0, 0.0, 0.5, 1.0, 3.0], np.float32)
     np.testing.assert_array_equal(to_uint8(x), [0, 0, 127, 191, 255, 255])
     every = np.arange(256, dtype=np.uint8)

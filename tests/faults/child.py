@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from drl_jax import main
 from drl_jax.checkpoints import orbax
 from drl_jax.commands import train
-from drl_jax.data import tfds_source
+from drl_jax.data.folder import ImageFiles
 from drl_jax.evaluation.evaluator import Evaluation
 from drl_jax.parallel import sampler
 from drl_jax.training import loop
@@ -51,8 +51,8 @@ def poison(steps: list[int], factor: float, attempts: int = 1) -> None:
 
 
 def reader(after: int, how: str) -> None:
-    """From the `after`-th call on, what reads and decodes images dies or hangs."""
-    take, calls = tfds_source.Prepared.take, iter(range(10**9))
+    """From the `after`-th call on, the reader of image files exits or hangs."""
+    take, calls = ImageFiles.take, iter(range(10**9))
 
     def failing(self, indices):
         if next(calls) >= after:
@@ -61,7 +61,7 @@ def reader(after: int, how: str) -> None:
             raise SystemExit(3)
         return take(self, indices)
 
-    tfds_source.Prepared.take = failing
+    ImageFiles.take = failing
 
 
 def small_disk(limit: int) -> None:

@@ -17,6 +17,8 @@ from etils import epath
 from drl_jax.checkpoints.orbax import FOLDER, Checkpoint, load
 from drl_jax.config import schema
 from drl_jax.config.build import build
+from drl_jax.data.decoding import encode_png
+from drl_jax.data.sources import open_source
 from drl_jax.parallel.devices import place
 from drl_jax.report import metrics_log
 from tests.faults import child
@@ -24,7 +26,7 @@ from tests.program.conftest import CONFIGS, small
 
 WALL_CLOCK = ("steps_per_second", "evaluation_seconds")
 _server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(["tests.faults.child", "drl_jax.data.digits"])
+_server.set_forkserver_preload(["tests.faults.child", "sklearn.datasets"])
 
 TINY = [
     f"--config={CONFIGS}/digits.py",
@@ -79,9 +81,24 @@ class Job:
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory) -> dict[str, str]:
-    """What all jobs share: compiled programs and the prepared digits."""
+    """The environment of all jobs: they share compiled programs and a data directory."""
     folder = tmp_path_factory.mktemp("faults")
     return {"XDG_CACHE_HOME": str(folder / "cache"), "TFDS_DATA_DIR": str(folder / "data")}
+
+
+@pytest.fixture(scope="session")
+def digit_files(tmp_path_factory) -> Path:
+    """A folder with the digits as image files, in their order."""
+    folder = tmp_path_factory.mktemp("digits")
+    digits = open_source("digits", image_size=8, channels=1)
+    for i, pixels in enumerate(digits.take(np.arange(len(digits)))):
+        (folder / f"{i}.png").write_bytes(encode_png(pixels))
+    return folder
+
+
+def of_folder(path: Path) -> list[str]:
+    """Flags that take the images of a folder as data."""
+    return ["--config.data.name=folder", f"--config.data.path={path}"]
 
 
 @pytest.fixture

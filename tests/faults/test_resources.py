@@ -1,7 +1,6 @@
 """Disks, data and other jobs that fail: one clear line, no hang, earlier checkpoints intact."""
 
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +8,7 @@ from etils import epath
 from PIL import Image
 
 from drl_jax.checkpoints.orbax import steps
-from tests.faults.conftest import assert_same_run, lines, newest
+from tests.faults.conftest import assert_same_run, lines, newest, of_folder
 
 
 def told(job, code=1) -> str:
@@ -63,19 +62,19 @@ def test_a_second_job_on_the_workdir_is_refused(start, tmp_path):
     other.wait_for("the first, compiled")
 
 
-def test_a_reader_that_dies(start, tmp_path):
-    (job,) = start("train", tmp_path, reader={"after": 13, "how": "dies"})
-    assert "a reader of the data died of SystemExit" in told(job)
+def test_a_reader_that_exits(start, digit_files, tmp_path):
+    (job,) = start("train", tmp_path, *of_folder(digit_files), reader={"after": 13, "how": "exits"})
+    assert "a reader of the data failed with SystemExit" in told(job)
     assert steps(epath.Path(tmp_path / "checkpoints"))  # those before it
 
 
-def test_a_reader_that_hangs(start, whole, tmp_path):
-    fault = {"after": 13, "how": "hangs"}
-    (job,) = start("train", tmp_path, "--config.data.timeout=2", reader=fault)
+def test_a_reader_that_hangs(start, whole, digit_files, tmp_path):
+    fault, data = {"after": 13, "how": "hangs"}, of_folder(digit_files)
+    (job,) = start("train", tmp_path, *data, "--config.data.timeout=2", reader=fault)
     assert "were not read within config.data.timeout=2 seconds" in told(job)
     kept = newest(tmp_path).step
     assert kept in (4, 8, 12)
-    (job,) = start("train", tmp_path)
+    (job,) = start("train", tmp_path, *data)
     assert job.ended() == 0
     assert_same_run(tmp_path, whole)
 
@@ -159,7 +158,7 @@ def test_a_workdir_whose_config_was_edited_or_lost(start, whole, tmp_path):
 
 def test_other_data_are_refused(start, tmp_path):
     (tmp_path / "data").mkdir()
-    folder = ["--config.data.name=folder", f"--config.data.path={tmp_path / 'data'}"]
+    folder = of_folder(tmp_path / "data")
     rng = np.random.default_rng(0)
 
     def add(name: str) -> None:
@@ -180,16 +179,12 @@ def test_other_data_are_refused(start, tmp_path):
     assert newest(tmp_path / "run").step == 6
 
 
-def test_a_data_file_that_is_truncated(start, whole, shared, tmp_path):
-    del whole  # whose data are prepared by now
-    data = tmp_path / "data"
-    shutil.copytree(shared["TFDS_DATA_DIR"], data)
-    (record,) = [path for path in Path(data).rglob("*array_record*") if path.is_file()]
-    record.write_bytes(record.read_bytes()[: record.stat().st_size * 2 // 3])
-    (job,) = start("train", tmp_path / "run", f"--config.data.data_dir={data}")
-    line = told(job)
-    assert "data.name='digits'" in line
-    assert str(data) in line
+def test_a_data_file_that_is_truncated(start, digit_files, tmp_path):
+    data = shutil.copytree(digit_files, tmp_path / "data")
+    file = data / "0.png"  # the first one that is read
+    file.write_bytes(file.read_bytes()[:60])
+    (job,) = start("train", tmp_path / "run", *of_folder(data))
+    assert f"config.data.path: {file} is" in told(job)
 
 
 @pytest.mark.parametrize("damage", ["{", '{"data": {}}', ""])

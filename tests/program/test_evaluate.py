@@ -23,7 +23,7 @@ from drl_jax.main import main
 from drl_jax.metrics.sample_scores import precision_recall
 from drl_jax.parallel import devices
 from drl_jax.pixels import to_unit
-from tests.data.tiny_sets import write_cifar10_archive
+from tests.data.helpers import write_cifar10_archive
 from tests.metrics import inputs
 from tests.program.conftest import CONFIGS, small
 
@@ -232,7 +232,10 @@ def test_the_test_split_against_the_training_split(program, tmp_path):
     assert ended.code == 0, ended.err
     assert "name cifar10, split train" in ended.out
     # In the order in which data are measured, which is random and always the same.
-    sources = [open_source("cifar10", split=split, data_dir=str(tmp_path)) for split in ("train", "test")]
+    sources = [
+        open_source("cifar10", image_size=32, split=split, data_dir=str(tmp_path))
+        for split in ("train", "test")
+    ]
     drawn = [source.take(np.random.default_rng(0).permutation(len(source))) for source in sources]
     train, test = (to_unit(x).reshape(-1, 3072) for x in drawn)
     told = ended.out.split("test against train:")[1]
@@ -261,7 +264,7 @@ def test_the_public_weights_are_fetched_once_and_checked(tmp_path, monkeypatch):
     served.write_bytes(b"the public weights")
     folder = epath.Path(tmp_path / "data")
     monkeypatch.setattr(features, "PUBLIC_URL", served.as_uri())
-    with pytest.raises(UserError, match=r"cannot download .*it is not what it was .*; download it by other"):
+    with pytest.raises(UserError, match=r"cannot download .*its SHA-256 is .*; download it by other"):
         features.fetch_weights(folder)
     assert list(folder.iterdir()) == []
     monkeypatch.setattr(features, "PUBLIC_SHA256", hashlib.sha256(b"the public weights").hexdigest()[:8])
