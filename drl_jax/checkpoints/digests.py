@@ -79,7 +79,7 @@ def _sums(x: jax.Array) -> jax.Array:
 
 
 def _odd(index: jax.Array, seed: int) -> jax.Array:
-    """An odd weight for each index, in which the bits of the index are mixed (the finalizer of MurmurHash3)."""
+    """An odd weight for each index, made by mixing its bits (the finalizer of MurmurHash3)."""
     h = index + jnp.uint32(seed)
     h = (h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B)
     h = (h ^ (h >> 13)) * jnp.uint32(0xC2B2AE35)

@@ -315,8 +315,11 @@ def _like_key(data: jax.Array, leaf: Leaf) -> jax.Array:
 
 
 def _to_save(leaf: jax.Array) -> np.ndarray | jax.Array:
-    """What Orbax gets: of an array that every device holds, a copy on the host, so that the checkpoint can
-    be read on any number of devices by anybody. A sharded array stays sharded: each process writes its part."""
+    """What Orbax gets.
+
+    Of an array that every device holds, a copy on the host, so that the checkpoint can be read on any number
+    of devices. A sharded array stays sharded: each process writes its part.
+    """
     return np.asarray(leaf.addressable_data(0)) if leaf.is_fully_replicated else leaf
 
 

@@ -1,1 +1,1 @@
-"""Devices and processes: start-up, the mesh, agreement between processes, preemption, sampling on all devices."""
+"""Devices and processes: start-up, mesh, agreement, preemption, and sampling on all devices."""

@@ -21,8 +21,7 @@ class Shard(NamedTuple):
     Attributes:
       index, count: this is part `index` of `count` parts of equal size.
       sum: adds a tree of arrays over all parts.
-      local: marks a tree that is the same on all devices as the device's own copy. A gradient in a local
-        copy is that of the device's part alone; in an unmarked one JAX would sum over devices by itself.
+      local: see `local`.
     """
 
     index: Any = 0
@@ -105,9 +104,6 @@ class Placement(NamedTuple):
                 tree, count = unravel(jax.lax.psum(vector, AXIS))
                 return tree
 
-            def local(tree: Tree) -> Tree:
-                return jax.lax.pcast(tree, AXIS, to="varying")
-
             shard = Shard(jax.lax.axis_index(AXIS), jax.lax.axis_size(AXIS), add, local)
             state, metrics = step(state, batch, shard)
             return state, metrics, count
@@ -121,6 +117,15 @@ class Placement(NamedTuple):
             out_shardings=self.replicated,
             donate_argnums=0,
         )
+
+
+def local(tree: Tree) -> Tree:
+    """Marks arrays that are equal on all devices as the device's own copy. Use it inside `jax.shard_map`.
+
+    A gradient in a local copy is that of the device's part alone. In an unmarked array JAX would add up the
+    gradients of all devices by itself, array by array.
+    """
+    return jax.lax.pcast(tree, AXIS, to="varying")
 
 
 def place(batch_size: int = 0, *, devices: Sequence[Any] | None = None) -> Placement:

@@ -10,7 +10,7 @@ from drl_jax.core.model import Model
 from drl_jax.core.randomness import example_keys
 from drl_jax.core.synthesis import synthesize
 from drl_jax.core.transition import Transition
-from drl_jax.parallel.mesh import AXIS, Placement
+from drl_jax.parallel.mesh import AXIS, Placement, local
 from drl_jax.parallel.preemption import Stop, stop_together
 
 NUM_RECORDED = 8  # samples whose way from noise to data is kept
@@ -50,7 +50,7 @@ class ShardedSampler:
             own = first + jax.lax.axis_index(AXIS) * samples_per_device
             x_0, process, _ = synthesize(
                 example_keys(key, samples_per_device, own),
-                model.bind(),
+                local(model).bind(),
                 model.levels,
                 transition,
                 shape,

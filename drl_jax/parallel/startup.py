@@ -109,4 +109,3 @@ def _whole(environment: Mapping[str, str], name: str) -> int:
 
 def _divisor(batch_size: int, most: int) -> int:
     return next(n for n in range(most, 0, -1) if batch_size % n == 0)
-

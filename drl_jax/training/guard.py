@@ -80,7 +80,7 @@ class Guard:
             raise Diverged(step, "a parameter is not finite after the step", "")
 
     def get_state(self) -> dict[str, Any]:
-        """Returns the state as JSON for a checkpoint, so that a resumed run judges as an uninterrupted one."""
+        """Returns the state as JSON for a checkpoint: a resumed run judges as one that was never stopped."""
         return {"typical": self._typical.tolist(), "seen": self._seen.tolist()}
 
     def set_state(self, state: dict[str, Any]) -> None:

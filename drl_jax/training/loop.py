@@ -115,7 +115,7 @@ def train(
             start, state, record = checkpoint
         if start > cadence.num_steps:
             raise UserError(
-                f"config.training.steps={cadence.num_steps} is not possible: the run is at step {start} already"
+                f"config.training.steps={cadence.num_steps} is too few: the run is at step {start} already"
             )
         run.data.set_state(record["position"])
         guard.set_state(record["guard"])

@@ -1,4 +1,4 @@
-"""Adam as the authors ran it, and the schedules around it."""
+"""Adam as in the authors' code, with its learning rate schedule."""
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +15,20 @@ def make_optimizer(
     epsilon: float = 1e-7,
     clip_norm: float | None = None,
 ) -> optax.GradientTransformation:
-    """Adam with a linear warm-up from 0 (the first update moves nothing) and, if asked for, decay along a
-    cosine that reaches 0 at `decay_steps`, and gradients clipped to a global norm. The defaults are the
-    paper's.
+    """Makes Adam with a linear warm-up from 0, so that the first update changes nothing.
+
+    Args:
+      learning_rate: after the warm-up.
+      warmup_steps: of the warm-up; 0 for none.
+      decay_steps: the rate follows a cosine and is 0 from this step on. Default: no decay.
+      beta1, beta2: decay of the moments.
+      epsilon: added to √v before bias correction.
+      clip_norm: largest norm of the whole gradient. Default: no clipping.
+
+    Returns:
+      The optimizer.
+
+    Source: the defaults are the authors'; decay and clipping are ours.
     """
 
     def schedule(count):
@@ -34,10 +45,12 @@ def make_optimizer(
 
 
 def scale_by_adam(beta1: float, beta2: float, epsilon: float) -> optax.GradientTransformation:
-    """m √(1 − β₂ᵏ) / (1 − β₁ᵏ) / (√v + ε): epsilon where TensorFlow has it.
+    """Makes the transformation m √(1 − β₂ᵏ) / (1 − β₁ᵏ) / (√v + ε), with ε where TensorFlow has it.
 
-    `optax.scale_by_adam` adds epsilon after v's bias correction, which at the first steps makes it 30
-    times smaller. Reference: Kingma & Ba (2015), end of section 2.
+    `optax.scale_by_adam` adds ε after the bias correction of v, which makes ε 30 times smaller in the first
+    steps.
+
+    Source: Kingma & Ba (2015), end of section 2.
     """
 
     def init(params):

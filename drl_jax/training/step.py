@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from flax import struct
-from jaxtyping import Array, Float
+from jaxtyping import Array, Shaped
 
 from drl_jax.core import spectral
 from drl_jax.core.levels import Levels
@@ -18,7 +18,7 @@ from drl_jax.core.randomness import example_keys
 from drl_jax.core.types import Batch, Leaf, Tree
 from drl_jax.parallel.mesh import Shard
 
-PerLevel = Float[Array, " levels"]
+PerLevel = Shaped[Array, " levels"]
 
 
 class LevelSums(NamedTuple):
@@ -85,6 +85,8 @@ class TrainState(struct.PyTreeNode):
         """Makes the model that samples: the averaged parameters."""
         return Model(network, levels, self.ema_params, self.ema_spectral)
 
+
+_ALONE = Shard()
 
 TrainStep = Callable[[TrainState, Batch, Shard], tuple[TrainState, StepMetrics]]
 
@@ -154,7 +156,7 @@ def make_train_step(
     Source: paper, algorithm 1.
     """
 
-    def train_step(state: TrainState, x: Batch, shard: Shard = Shard()) -> tuple[TrainState, StepMetrics]:
+    def train_step(state: TrainState, x: Batch, shard: Shard = _ALONE) -> tuple[TrainState, StepMetrics]:
         rows = x.shape[0]
         keys = example_keys(_step_key(state), rows, shard.index * rows)
 
@@ -163,7 +165,7 @@ def make_train_step(
 
         def loss(params: Tree) -> tuple[jax.Array, Terms]:
             params, _ = spectral.normalize(params, state.spectral, iterations=power_iterations)
-            return objective(keys, x, bind(network, params), bind(network, fixed))
+            return objective(keys, x, bind(network, params), bind(network, shard.local(fixed)))
 
         gradient, terms = jax.grad(loss, has_aux=True)(shard.local(state.params))
         gradient = jax.tree.map(lambda mean: mean / shard.count, gradient)
@@ -207,7 +209,7 @@ def sum_by_level(terms: Terms, num_levels: int) -> LevelSums:
 
 
 def _step_key(state: TrainState) -> jax.Array:
-    """The key of a step: new noise after each rollback. Steps count up from 0 and never meet these numbers."""
+    """The key of a step, with new noise after each rollback. Steps count up from 0 and never reach its number."""
     retry = jax.random.fold_in(state.key, jnp.uint32(2**32 - 1) - state.rollbacks.astype(jnp.uint32))
     attempt = jnp.where(state.rollbacks == 0, state.key, retry)
     return jax.random.fold_in(attempt, state.step)

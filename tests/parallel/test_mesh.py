@@ -10,6 +10,7 @@ import pytest
 from drl_jax.config.overrides import parse
 
 from drl_jax.config.build import build
+from drl_jax.errors import UserError
 from drl_jax.parallel.mesh import place
 from drl_jax.parallel.preemption import Stop
 from drl_jax.parallel.sampler import ShardedSampler

@@ -1,4 +1,4 @@
-"""What all samplers share: the pair `init` and `step`, what a step reports, and the scan that runs a chain."""
+"""What all samplers share: the pair `init` and `step`, the info of a step, and the scan of a chain."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol

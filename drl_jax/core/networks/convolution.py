@@ -1,8 +1,8 @@
 """A 3x3 convolution whose gradients are ordinary forward convolutions.
 
-Inside a loop XLA:CPU does not bring the convolutions that transposition makes into the form which its
-fast kernel takes: a chain of energy gradients runs several times slower in `lax.scan` than outside. Written
-as forward convolutions, the same gradients keep the fast kernel. Elsewhere XLA's own transposes are used.
+Inside a loop, XLA:CPU does not rewrite transposed convolutions into the form that its fast kernel takes.
+A chain of energy gradients then runs several times slower in `lax.scan` than outside. Written as forward
+convolutions, the same gradients keep the fast kernel. Other platforms use XLA's own transposes.
 """
 
 import jax
@@ -23,7 +23,15 @@ def _plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def convolve(x: Images, kernel: Kernel3x3) -> Cotangent:
-    """The 3x3 convolution of stride 1 with zero padding, NHWC. Reverse mode only."""
+    """Computes the 3x3 convolution of stride 1 with zero padding. Only reverse-mode gradients exist.
+
+    Args:
+      x: images [batch, height, width, inputs].
+      kernel: [3, 3, inputs, outputs].
+
+    Returns:
+      [batch, height, width, outputs].
+    """
     return _plain(x, kernel)
 
 
@@ -33,7 +41,7 @@ def _forward(x, kernel):
 
 def _backward(saved, g):
     x, kernel = saved
-    # Two branches apart, so that the one whose result nobody uses (the kernel's, in a chain) goes away.
+    # Two separate calls, so that the unused one (that of the kernel, in a chain) is removed.
     dx = lax.platform_dependent(x, kernel, g, cpu=_input_gradient, default=_plain_input_gradient)
     dk = lax.platform_dependent(x, kernel, g, cpu=_kernel_gradient, default=_plain_kernel_gradient)
     return dx, dk
@@ -46,8 +54,8 @@ def _input_gradient(x, kernel, g):
 
 def _kernel_gradient(x, kernel, g):
     del kernel
-    # Batch and channels change places: the images are the channels of a convolution with the cotangent
-    # as its kernel, whose 3x3 output is the gradient.
+    # Swap batch and channels: a convolution of the images with the cotangent as its kernel. Its 3x3 output
+    # is the gradient.
     product = lax.conv_general_dilated(
         x.transpose(3, 1, 2, 0),
         g.transpose(1, 2, 0, 3),

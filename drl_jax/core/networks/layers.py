@@ -1,5 +1,8 @@
-"""The layers that the energy networks share. Each declares how its kernel is spectrally normalised by a
-vector in the collection "spectral", which exists beside the parameters and is never read here."""
+"""The layers of the energy networks.
+
+Each declares by a vector in the collection "spectral" how its kernel is spectrally normalised. The layers
+never read these vectors; `core.spectral` does.
+"""
 
 from typing import Literal
 
@@ -18,12 +21,12 @@ _nearly_zero = nn.initializers.variance_scaling(1e-10, "fan_avg", "uniform")
 
 
 def _per_feature(vector: jax.Array, x: jax.Array) -> jax.Array:
-    """[features], shaped to broadcast against x [..., features]."""
+    """A vector [features], shaped to broadcast against x [..., features]."""
     return vector.reshape((1,) * (x.ndim - 1) + vector.shape)
 
 
 def _declare(module: nn.Module, normalization: Normalization, outputs: int) -> None:
-    """Stores the starting vector u ~ truncated N(0, .02²) at initialisation, and only then."""
+    """Stores the first vector u ~ truncated N(0, 0.02²). Happens at initialisation only."""
     if normalization != "none" and module.is_initializing():
         draw = nn.initializers.truncated_normal(0.02)
         name = {"divide": spectral.DIVIDE, "cap": spectral.CAP}[normalization]
@@ -31,7 +34,14 @@ def _declare(module: nn.Module, normalization: Normalization, outputs: int) -> N
 
 
 class Dense(nn.Module):
-    """[..., inputs] -> [..., features]; on images, a 1x1 convolution."""
+    """A dense layer [..., inputs] -> [..., features]; on images, a 1x1 convolution.
+
+    Attributes:
+      features: outputs.
+      normalization: of the kernel, see `core.spectral`.
+      zero_start: start the kernel near zero.
+      dtype: of the computation; None takes that of the inputs.
+    """
 
     features: int
     normalization: Normalization = "divide"
@@ -49,8 +59,16 @@ class Dense(nn.Module):
 
 
 class Convolution(nn.Module):
-    """A 3x3 convolution; with `zero_start` it is the end of a residual branch: kernel nearly zero, its
-    norm only capped, and a learned gain per channel, (conv + bias) g."""
+    """A 3x3 convolution.
+
+    With `zero_start` it ends a residual branch: the kernel starts near zero, its norm is only capped, and
+    there is a learned gain per channel, (conv + bias) g.
+
+    Attributes:
+      features: output channels.
+      zero_start: whether it ends a residual branch.
+      dtype: of the computation; None takes that of the inputs.
+    """
 
     features: int
     zero_start: bool = False
@@ -71,7 +89,17 @@ class Convolution(nn.Module):
 
 
 def embed_level(t: jax.Array, width: int) -> jax.Array:
-    """Sinusoids of the level, [batch, width]: sines, then cosines, at frequencies 1 … 1e-4."""
+    """Computes sinusoids of the level.
+
+    Args:
+      t: the level of each example [batch].
+      width: even.
+
+    Returns:
+      [batch, width]: sines, then cosines, at frequencies 1 … 1e-4.
+
+    Source: Ho et al. (2020), as in the authors' code.
+    """
     half = width // 2
     frequencies = jnp.exp(jnp.arange(half) * -(jnp.log(1e4) / (half - 1)))
     angles = t[:, None] * frequencies[None, :]

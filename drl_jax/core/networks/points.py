@@ -1,4 +1,4 @@
-"""A small energy network for points in the plane (ours)."""
+"""A small energy network for points in the plane; ours."""
 
 import jax
 import jax.numpy as jnp
@@ -8,16 +8,17 @@ from drl_jax.core.types import Level, PerExample
 
 
 class PointEnergy(nn.Module):
-    """f(y, t) for points y [batch, dimensions]: a residual perceptron on Fourier features, and a bowl.
+    """f(y, t) for points y [batch, dimensions]: a residual perceptron on Fourier features, minus ‖y‖² / 2.
 
-    A plain perceptron on raw coordinates learns eight Gaussians on a ring as one smooth ring; sinusoids
-    of the coordinates (Tancik et al. 2020) cure it. The bowl −‖y‖² / 2 keeps the outskirts low, where
-    neither data nor samples come.
+    On raw coordinates a perceptron learns eight Gaussians on a ring as one smooth ring. Sinusoids of the
+    coordinates (Tancik et al. 2020) prevent this. The quadratic term keeps the density low far out, where
+    there are neither data nor samples.
 
-    num_levels:      T; each level has its own shifts and gains.
-    width, depth:    of the perceptron.
-    num_frequencies: how many sinusoids, in random directions.
-    min_frequency, max_frequency: theirs in radians per unit, in geometric progression.
+    Attributes:
+      num_levels: T; each level has its own shifts and gains.
+      width, depth: of the perceptron.
+      num_frequencies: how many sinusoids, in random directions.
+      min_frequency, max_frequency: in radians per unit; those between are in geometric progression.
     """
 
     num_levels: int
@@ -35,7 +36,7 @@ class PointEnergy(nn.Module):
             draw = nn.initializers.normal(std)
             return of_level @ self.param(name, draw, (self.num_levels, self.width))
 
-        # Drawn once and kept: stop_gradient leaves the frequencies out of training.
+        # Drawn once; stop_gradient keeps them out of training.
         waves = jax.lax.stop_gradient(self.param("waves", self._waves, y.shape[-1]))
         angles = y @ waves
         features = jnp.concatenate([y, jnp.sin(angles), jnp.cos(angles)], axis=-1)

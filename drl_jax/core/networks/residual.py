@@ -16,17 +16,21 @@ leaky_relu = partial(nn.leaky_relu, negative_slope=0.2)
 
 
 class ResidualEnergy(nn.Module):
-    """f(y, t) for square images y [batch, side, side, colours]: the negative energy.
+    """f(y, t), the negative energy, for square images y [batch, side, side, channels].
 
-    width:         ch, the width before multiplication, and of the embedding of t.
-    multipliers:   of ch, one per resolution; between two resolutions the images are halved, so the
-                   side must be divisible by 2^(len − 1).
-    blocks_per_resolution: residual blocks per resolution.
-    attention:     sides at which self-attention follows each block; the paper has none.
-    conv_shortcut: where a block changes its channels, the shortcut is a 3x3 convolution (the authors'
-                   default), else a 1x1.
-    activation:    inside blocks; final_activation: before the sum over space.
-    dtype:         of the computation; parameters and energies stay in float32.
+    Attributes:
+      width: ch, the number of channels before multiplication, and the width of the embedding of t.
+      multipliers: of ch, one per resolution. Images are halved between two resolutions, so the side must
+        be divisible by 2^(len − 1).
+      blocks_per_resolution: residual blocks per resolution.
+      attention: sides at which self-attention follows each block; the paper has none.
+      conv_shortcut: where a block changes its channels, the shortcut is a 3x3 convolution (the authors'
+        default), else a 1x1.
+      activation: inside blocks.
+      final_activation: before the sum over space.
+      dtype: of the computation; parameters and energies stay in float32.
+
+    Source: paper, appendix, and the authors' code.
     """
 
     width: int = 128
@@ -61,7 +65,7 @@ class ResidualEnergy(nn.Module):
                 if x.shape[1] in self.attention:
                     x = _Attention(dtype=dtype, name=f"attention_{i}_{j}")(x)
 
-        # Thousands of terms: bfloat16 keeps two digits of such a sum.
+        # A sum of thousands of terms: bfloat16 would keep two digits of it.
         wide = jnp.promote_types(x.dtype, jnp.float32)
         h = jnp.sum(self.final_activation(x), axis=(1, 2), dtype=wide)
         readout = Dense(h.shape[-1], normalization="none", dtype=dtype, name="readout")(level)
@@ -69,7 +73,7 @@ class ResidualEnergy(nn.Module):
 
 
 class _Block(nn.Module):
-    """x + conv(act(conv(act(x)) + dense(level))): only the branch has activations before its layers."""
+    """x + conv(act(conv(act(x)) + dense(level))); the shortcut acts on the raw input."""
 
     features: int
     conv_shortcut: bool
@@ -89,7 +93,7 @@ class _Block(nn.Module):
 
 
 class _Attention(nn.Module):
-    """x + proj(softmax(q kᵀ / √C) v) over the positions of a image, one head, nothing normalised."""
+    """x + proj(softmax(q kᵀ / √C) v) over the positions of an image, one head, nothing normalised."""
 
     dtype: jax.typing.DTypeLike | None
 
@@ -104,7 +108,7 @@ class _Attention(nn.Module):
 
 
 def halve(x: jax.Array) -> jax.Array:
-    """The average over 2x2 squares, [batch, side, side, c] -> [batch, side / 2, side / 2, c]."""
+    """Averages over squares of 2x2: [batch, side, side, c] -> [batch, side / 2, side / 2, c]."""
     batch, height, width, channels = x.shape
     return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
 
