@@ -1,8 +1,11 @@
-"""CelebA at 64x64, unconditional: the paper's six levels.
+"""CelebA at 64x64 pixels, unconditional, with the paper's six levels.
 
-The set comes from tensorflow-datasets (`prepare`), whose split "train" has 162,770 faces; or take the aligned
-JPEGs, a folder or a zip. Then all 202,599 faces are used, those of validation and test too:
-    --config.data.name=folder --config.data.path=img_align_celeba.zip
+    --config=celeba64
+
+The data are the split "train" of tensorflow-datasets, 162,770 faces; `drl-jax prepare` downloads them. A
+folder or a zip of the aligned JPEGs works too. It has all 202,599 faces, also those of validation and test:
+
+    --config=celeba64 --config.data.name=folder --config.data.path=img_align_celeba.zip
 """
 
 from drl_jax.config.schema import Config, base
