@@ -130,7 +130,9 @@ def _levels(config: Config) -> Levels:
 def _transition(config: Config, *, noise_scale: float) -> Transition:
     sampler = config.sampler
     if sampler.name not in SAMPLERS:
-        raise UserError(f"config.sampler.name={sampler.name!r} is not possible: it must be one of {', '.join(SAMPLERS)}")
+        raise UserError(
+            f"config.sampler.name={sampler.name!r} is not possible: it must be one of {', '.join(SAMPLERS)}"
+        )
     if sampler.name != "langevin" and sampler.noise_scale != 1:
         raise UserError(
             f"config.sampler.noise_scale={sampler.noise_scale} is not possible with "

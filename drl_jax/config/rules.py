@@ -139,14 +139,13 @@ def unwrap(hint: Any) -> tuple[Any, tuple[Any, ...]]:
     return (hint.__origin__, hint.__metadata__) if get_origin(hint) is Annotated else (hint, ())
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Returns "; did you mean …?" with the known words that are most like a misspelt one, or ""."""
+def nearest(word: str, known: Iterable[str]) -> list[str]:
+    """Returns the known words that are most like a misspelt one, or none."""
     known = list(known)
     last = word.rpartition(".")[2]
-    # `config.steps`, or `steps` alone: the group was left out.
-    near = [other for other in known if other.rpartition(".")[2] == last]
-    near = near or difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {' or '.join(near)}?" if near else ""
+    # `steps` or `config.steps`: the group was left out.
+    same = [other for other in known if other.rpartition(".")[2] == last]
+    return same or difflib.get_close_matches(word, known, n=1)
 
 
 def _is_whole(value: Any) -> bool:

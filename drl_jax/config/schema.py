@@ -35,8 +35,8 @@ from drl_jax.config.rules import (
     Key,
     above,
     at_least,
-    did_you_mean,
     make_key,
+    nearest,
     unwrap,
 )
 from drl_jax.errors import UserError
@@ -219,7 +219,7 @@ def base(network: str = "residual") -> ConfigDict:
       UserError: there is no such network.
     """
     tree: dict[str, dict[str, Any]] = {group.name: {} for group in fields(Config)}
-    for key, about in keys(_known_network(network)).items():
+    for key, about in keys(known_network(network, "base()")).items():
         group, name = key.split(".")
         tree[group][name] = placeholder(about.type) if about.default is None else about.default
     return ConfigDict(tree)
@@ -253,9 +253,7 @@ def config_dict_values(config: object, source: str) -> dict[str, Any]:
 
 def from_values(values: Mapping[str, Any], source: str) -> Config:
     """Makes a config of values by key; like `from_config_dict`."""
-    if "network.name" not in values:
-        raise UserError(f"{source}: config.network.name is missing; it is one of {', '.join(NETWORKS)}")
-    name = _known_network(values["network.name"])
+    name = known_network(values.get("network.name"), source)
     known = keys(name)
     for key in values:
         if key not in known:
@@ -344,7 +342,9 @@ def complete(saved: Any, source: str) -> dict[str, Any]:
             f"{source} was written by a newer version of drl_jax (format {made_by}; this one reads {FORMAT})"
         )
     values = flatten(saved)
-    known = keys(_known_network(values.get("network.name", Residual.name)))
+    if damaged := [group.name for group in fields(Config) if group.name in values]:
+        raise UserError(f"{source} is not a config of this program: {damaged[0]} is not a group of keys")
+    known = keys(known_network(values.get("network.name", Residual.name), source))
     return {key: values.get(key, about.default) for key, about in known.items()}
 
 
@@ -367,17 +367,17 @@ def unknown_key(key: str, network: str) -> str:
     for other in NETWORKS:
         if key in keys(other):
             return f"config.{key} is a key of config.network.name={other}, and the network is {network}"
+    if near := nearest(key, known):
+        return f"config.{key} is not a key; did you mean {' or '.join(f'config.{other}' for other in near)}?"
     group = key.partition(".")[0]
-    own = [other.partition(".")[2] for other in known if other.startswith(f"{group}.")]
-    in_group = f"; keys of config.{group} are {', '.join(own)}"
-    groups = f"; groups of keys are {', '.join(each.name for each in fields(Config))}"
-    meant = did_you_mean(f"config.{key}", [f"config.{other}" for other in known])
-    return f"config.{key} is not a key{meant or (in_group if own else groups)}"
+    if own := [other.partition(".")[2] for other in known if other.startswith(f"{group}.")]:
+        return f"config.{key} is not a key; keys of config.{group} are {', '.join(own)}"
+    return f"config.{key} is not a key; groups of keys are {', '.join(each.name for each in fields(Config))}"
 
 
-def _known_network(name: object) -> str:
+def known_network(name: object, source: str) -> str:
+    """Returns the name of a network if there is one. Raises UserError if not, with the source of the name."""
     if not isinstance(name, str) or name not in NETWORKS:
-        raise UserError(
-            f"config.network.name={name!r} is not possible: it must be one of {', '.join(NETWORKS)}"
-        )
+        names = ", ".join(NETWORKS)
+        raise UserError(f"{source}: config.network.name={name!r} is not possible: it must be one of {names}")
     return name
