@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drl_jax.parallel.devices import provide_threads
+from drl_jax.parallel.startup import provide_threads
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 4)  # sharding is tested without accelerators

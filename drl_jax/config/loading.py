@@ -48,6 +48,8 @@ def load(value: str) -> object:
         raise UserError(f"{flag}: there is no such file{meant}") from None
     except OSError as error:
         raise UserError(f"{flag} cannot be read: {error.strerror}") from None
+    if file.suffix != ".py":
+        raise UserError(f"{flag}: a config file ends in .py; the config of a run is that of --workdir=DIR")
 
     namespace: dict[str, object] = {"__name__": "config_file", "__file__": str(file)}
     try:

@@ -140,12 +140,16 @@ def unwrap(hint: Any) -> tuple[Any, tuple[Any, ...]]:
 
 
 def nearest(word: str, known: Iterable[str]) -> list[str]:
-    """Returns the known words that are most like a misspelt one, or none."""
+    """Returns the known words, or dotted keys, that are most like a misspelt one; perhaps none."""
     known = list(known)
-    last = word.rpartition(".")[2]
-    # `steps` or `config.steps`: the group was left out.
-    same = [other for other in known if other.rpartition(".")[2] == last]
-    return same or difflib.get_close_matches(word, known, n=1)
+    if alike := difflib.get_close_matches(word, known, n=1, cutoff=0.85):
+        return alike
+    group, _, last = word.rpartition(".")
+    # In another group, or with the group left out: `steps`.
+    if same := [other for other in known if other.rpartition(".")[2] == last]:
+        return same
+    own = {other.rpartition(".")[2]: other for other in known if other.rpartition(".")[0] == group}
+    return [own[name] for name in difflib.get_close_matches(last, own, n=1)]
 
 
 def _is_whole(value: Any) -> bool:

@@ -209,11 +209,14 @@ def keys(network: str = "residual") -> Mapping[str, Key]:
     return found
 
 
-def base(network: str = "residual") -> ConfigDict:
+def base(network: str = "residual") -> Any:
     """Makes the config that a config file starts from: the settings of the paper's CIFAR-10 run T6.
 
     Args:
       network: "residual" (the paper's, for images) or "points"; `config.network` has its keys.
+
+    Returns:
+      A ConfigDict; the type is Any because a type checker does not know a ConfigDict's keys.
 
     Raises:
       UserError: there is no such network.
