@@ -1,8 +1,11 @@
-"""CelebA at 64x64, unconditional: the paper's six levels.
+"""CelebA at 64x64 pixels, unconditional, with the paper's six levels.
 
-The data set is that of tensorflow-datasets (`prepare`), with the 162,770 faces of the split "train". The
-aligned JPEGs, in a folder or a zip, work too, with all 202,599 faces (also those of validation and test):
-    --config.data.name=folder --config.data.path=img_align_celeba.zip
+    --config=celeba64
+
+The data are the split "train" of tensorflow-datasets, 162,770 faces; `drl-jax prepare` downloads them. A
+folder or a zip of the aligned JPEGs works too. It has all 202,599 faces, also those of validation and test:
+
+    --config=celeba64 --config.data.name=folder --config.data.path=img_align_celeba.zip
 """
 
 from ml_collections import ConfigDict

@@ -1,7 +1,7 @@
-"""CIFAR-10, 32x32, unconditional: the paper's six levels.
+"""CIFAR-10, 32x32 pixels, unconditional, with the paper's six levels.
 
---config=cifar10:t6     the network of the published figures, 34.8 M parameters
---config=cifar10:small  2 blocks instead of 8, 9.06 M parameters, for one GPU
+--config=cifar10:t6     the network of the published results, 34.8 M parameters
+--config=cifar10:small  2 blocks per resolution instead of 8, 9.06 M parameters, for one GPU
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,9 @@
-"""The 1,797 handwritten digits of scikit-learn, 8x8: minutes on two CPU cores. All settings are ours."""
+"""The 1,797 handwritten digits of scikit-learn, 8x8 pixels. Trains in minutes on two CPU cores.
+
+    --config=digits
+
+The paper has no such experiment: all settings are ours.
+"""
 
 from ml_collections import ConfigDict
 

@@ -1,7 +1,9 @@
-"""LSUN at 64x64, unconditional: the paper's six levels.
+"""LSUN at 64x64 pixels, unconditional, with the paper's six levels.
 
---config=lsun64:church or :bedroom, with an export of the images,
---config.data.path=church_outdoor_train.zip (a folder or a zip)
+Export the images of a category to a folder or a zip, and name it:
+
+    --config=lsun64:church --config.data.path=church_outdoor_train.zip
+    --config=lsun64:bedroom --config.data.path=bedroom_train.zip
 """
 
 from ml_collections import ConfigDict

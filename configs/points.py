@@ -1,7 +1,12 @@
-"""Points in the plane whose density is known: --config=points:ring, :checkerboard, :spirals, …
+"""Points in the plane with a known density.
 
-All settings are ours. Here f is the log-density itself, unlike for images, whose f has a temperature. The
-chain is Metropolis-adjusted, so its steps do not bias the learned density.
+    --config=points:ring
+
+Others are checkerboard, spirals, moons and gaussian.
+
+The paper has no such experiment: all settings are ours. They differ from those of images in two ways. f is
+the log-density itself (temperature 1). The chain is Metropolis-adjusted (MALA), so that its finite steps do
+not bias the learned density.
 """
 
 from ml_collections import ConfigDict

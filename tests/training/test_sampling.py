@@ -3,10 +3,10 @@
 import jax
 import numpy as np
 import pytest
-from drl_jax.parallel.devices import place
 
 from drl_jax.config.build import build
-from drl_jax.config.overrides import parse
+from drl_jax.main import parse
+from drl_jax.parallel.devices import place
 from drl_jax.parallel.preemption import Stop
 from drl_jax.parallel.sampler import SHOWN, Sampler, Weights, not_finite
 from drl_jax.training.loop import init_state
