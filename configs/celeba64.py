@@ -8,15 +8,17 @@ folder or a zip of the aligned JPEGs works too. It has all 202,599 faces, also t
     --config=celeba64 --config.data.name=folder --config.data.path=img_align_celeba.zip
 """
 
-from drl_jax.config.schema import Config, base
+from ml_collections import ConfigDict
+
+from drl_jax.config.schema import base
 
 
-def get_config() -> Config:
+def get_config() -> ConfigDict:
     config = base()
     config.data.name = "celeb_a"
     config.data.image_size = 64  # pixels (the paper; the published code says 32)
-    config.data.crop = (20, 0, 178, 178)  # rows 20 … 198 of the aligned 218x178 (authors' code)
-    config.data.batch_size = 128  # images a step (authors' code)
+    config.data.crop = (20, 0, 178, 178)  # rows 20 … 197 of the aligned 218x178 image (authors' code)
+    config.data.batch_size = 128  # images per step (authors' code)
     config.network.multipliers = (1, 2, 2, 2, 4)  # of 128 channels, at 64 … 4 pixels (paper)
     config.network.blocks_per_resolution = 6  # per resolution: 56.27 M parameters (paper)
     config.optimizer.beta1 = 0.5  # (authors' code)

@@ -5,30 +5,33 @@
 The paper has no such experiment: all settings are ours.
 """
 
-from drl_jax.config.schema import Config, base
+from ml_collections import ConfigDict
+
+from drl_jax.config.schema import base
 
 
-def get_config() -> Config:
+def get_config() -> ConfigDict:
     config = base()
     config.data.name = "digits"
     config.data.image_size = 8  # pixels
     config.data.channels = 1  # grey
-    config.data.flip = False  # a mirrored digit is none
-    config.data.batch_size = 64  # images a step
-    config.network.width = 32  # width at 8x8
+    config.data.flip = False  # a mirrored digit is not a digit
+    config.data.batch_size = 64  # images per step
+    config.network.width = 32  # channels at 8x8
     config.network.multipliers = (1, 2)  # of 32 channels, at 8 and 4 pixels
     config.network.blocks_per_resolution = 1  # per resolution
-    config.levels.b_squared = 1e-3  # five times the paper's, for half its Langevin steps
+    config.levels.b_squared = 1e-3  # five times the paper's, because there are half as many Langevin steps
     config.sampler.steps = 15  # K, per level
-    config.optimizer.learning_rate = 3e-3  # thirty times the paper's, for so small a network
+    config.optimizer.learning_rate = 3e-3  # thirty times the paper's, because the network is small
     config.optimizer.warmup_steps = 100
     config.optimizer.decay_steps = 4000  # learning rate 0 at the end
     config.training.steps = 4000
-    config.training.ema_decay = 0.99  # of so short a run
+    config.training.ema_decay = 0.99  # for a run this short
     config.checkpoint.every = 1000  # steps
     config.evaluation.every = 1000  # steps
     config.evaluation.num_samples = 898  # half of the data
     config.evaluation.samples_per_device = 64  # at once on a device
     config.evaluation.save_every = 898
+    config.evaluation.score_untrained = True
     config.evaluation.metrics = "frechet_pixels,kid_pixels,precision_recall_pixels"
     return config

@@ -1,1 +1,54 @@
-"""The commands of the program, each in a module: they put an experiment together and run it."""
+"""The commands: what each does, and how it is called. A command is imported when it runs, and JAX with it."""
+
+from etils import epath
+
+from drl_jax.config.overrides import Arguments
+from drl_jax.parallel.preemption import Stop, raise_on_signal
+
+COMMANDS = {
+    "train": "train a model, or continue the run in --workdir",
+    "sample": "draw samples from the model in --workdir: samples.npz and images",
+    "evaluate": "score the model in --workdir by config.evaluation.metrics, and print the protocol",
+    "baseline": "score the data of --config against themselves: what a perfect model would score",
+    "prepare": "download and prepare the data set of --config",
+}
+NEED_WORKDIR = ("train", "sample", "evaluate")
+
+
+def call(command: str, arguments: Arguments, stop: Stop) -> None:
+    """Runs a command.
+
+    Raises:
+      UserError: something that the user chose is not right.
+      Stopped: a signal came.
+    """
+    config, prepare_command = arguments.config, arguments.prepare_command
+    workdir = epath.Path(arguments.workdir or "").expanduser()
+    if not workdir.is_absolute():  # Orbax takes no relative path; gs://… is absolute
+        workdir = workdir.absolute()
+    if command == "prepare":
+        from drl_jax.commands.prepare import prepare
+
+        with raise_on_signal():
+            return prepare(config)
+
+    from drl_jax.commands.job import configure_jax
+
+    configure_jax()
+    match command:
+        case "train":
+            from drl_jax.commands.train import train
+
+            train(config, workdir, prepare_command, stop)
+        case "sample":
+            from drl_jax.commands.sample import sample
+
+            sample(config, workdir, stop)
+        case "evaluate":
+            from drl_jax.commands.evaluate import evaluate
+
+            evaluate(config, workdir, prepare_command, stop)
+        case _:
+            from drl_jax.commands.baseline import baseline
+
+            baseline(config, prepare_command, stop)

@@ -1,7 +1,7 @@
 """From a config to the parts of a run. What is built here takes plain arguments and knows no config."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import optax
@@ -87,7 +87,7 @@ def build(config: Config) -> Components:
         objective=recovery_likelihood(
             levels, _transition(config, noise_scale=1.0), energy_penalty=config.training.energy_penalty
         ),
-        optimizer=make_optimizer(**config.optimizer),
+        optimizer=make_optimizer(**vars(config.optimizer)),
         shape=_shape(config),
         power_iterations=config.spectral.iterations,
         init_iterations=config.spectral.init_iterations,
@@ -122,13 +122,17 @@ def open_data(config: Config, prepare_command: str) -> Source:
 
 def _levels(config: Config) -> Levels:
     try:
-        return make_levels(**config.levels)
+        return make_levels(**vars(config.levels))
     except ValueError as error:
         raise UserError(f"config.levels: {error}") from None
 
 
 def _transition(config: Config, *, noise_scale: float) -> Transition:
     sampler = config.sampler
+    if sampler.name not in SAMPLERS:
+        raise UserError(
+            f"config.sampler.name={sampler.name!r} is not possible: it must be one of {', '.join(SAMPLERS)}"
+        )
     if sampler.name != "langevin" and sampler.noise_scale != 1:
         raise UserError(
             f"config.sampler.noise_scale={sampler.noise_scale} is not possible with "
@@ -139,12 +143,15 @@ def _transition(config: Config, *, noise_scale: float) -> Transition:
 
 
 def _network(config: Config) -> nn.Module:
-    return _NETWORKS[config.network.name](config)
+    match config.network:
+        case schema.Residual():
+            return _residual(config, config.network)
+        case schema.Points():
+            return _points(config, config.network)
 
 
-def _residual(config: Config) -> nn.Module:
-    network = {key: value for key, value in config.network.items() if key != "name"}
-    side, multipliers = config.data.image_size, config.network.multipliers
+def _residual(config: Config, network: schema.Residual) -> nn.Module:
+    side, multipliers = config.data.image_size, network.multipliers
     try:
         check_side(side, side, len(multipliers))
     except ValueError as error:
@@ -152,25 +159,25 @@ def _residual(config: Config) -> nn.Module:
             f"config.data.image_size={side} and config.network.multipliers={multipliers}: {error}"
         ) from None
     sides = [side >> i for i in range(len(multipliers))]
-    if not set(config.network.attention) <= set(sides):
+    if not set(network.attention) <= set(sides):
         raise UserError(
-            f"config.network.attention={config.network.attention} is not possible: the feature maps have "
+            f"config.network.attention={network.attention} is not possible: the feature maps have "
             f"the sides {', '.join(map(str, sides))}"
         )
-    return ResidualEnergy(**network)
+    return ResidualEnergy(**_settings(network))
 
 
-def _points(config: Config) -> nn.Module:
-    network = {key: value for key, value in config.network.items() if key != "name"}
-    if config.network.min_frequency > config.network.max_frequency:
+def _points(config: Config, network: schema.Points) -> nn.Module:
+    if network.min_frequency > network.max_frequency:
         raise UserError(
-            f"config.network.min_frequency={config.network.min_frequency} is above "
-            f"config.network.max_frequency={config.network.max_frequency}"
+            f"config.network.min_frequency={network.min_frequency} is above "
+            f"config.network.max_frequency={network.max_frequency}"
         )
-    return PointEnergy(num_levels=config.levels.count, **network)
+    return PointEnergy(num_levels=config.levels.count, **_settings(network))
 
 
-_NETWORKS = {"residual": _residual, "points": _points}
+def _settings(network: schema.Residual | schema.Points) -> dict[str, Any]:
+    return {key: value for key, value in vars(network).items() if key != "name"}
 
 
 def _shape(config: Config) -> tuple[int, ...]:

@@ -1,309 +1,386 @@
-"""The schema of a run's configuration: every key, its type, its unit, and the paper's value.
+"""The settings of a run: for each key its type, default, allowed values, unit and source.
 
-A config file takes `base()` and sets what differs. The composition root (`experiment`) turns the tree
-into plain arguments; nothing below it sees a ConfigDict.
+A config file starts from `base()`, which has the paper's values for CIFAR-10, and sets what differs. The
+program checks the result and works with a typed, frozen `Config`.
+
+    Annotated[int, at_least(1), FREE]    an int of at least 1; FREE: it may change when a run continues
+    ... | None                           the value may be absent
+    (authors' code), (paper), (ours)     where a default comes from
 """
 
 import json
-import sys
-from collections.abc import Iterator, Mapping
-from typing import Any
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+from typing import Annotated, Any, Literal, get_type_hints
 
 from etils import epath
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from drl_jax import files
+from drl_jax.config.rules import (
+    CHANNELS,
+    COUNT,
+    CROP,
+    DECAY,
+    EVEN,
+    FREE,
+    SEED,
+    SHA256,
+    SIZES,
+    SOME_SIZES,
+    TIMEOUT,
+    Key,
+    above,
+    at_least,
+    make_key,
+    nearest,
+    unwrap,
+)
 from drl_jax.errors import UserError
 
-Config = Any
-"""A ConfigDict: its keys are checked as it is read, which no type checker could."""
-
 FILE = "config.json"  # in the workdir
+FORMAT = 1  # of config.json and of the config in a checkpoint's record; grows when a key changes its meaning
 
-# What a checkpoint's state depends on, in shape or in meaning: a workdir holds one run, and these may not
-# change within it …
-FIXED = ("data", "network", "levels", "sampler", "optimizer", "spectral", "training")
-# … but for these, which act on what follows alone.
-FREE = (
-    "data.data_dir",
-    "data.path",
-    "data.timeout",
-    "sampler.noise_scale",
-    "sampler.steps",
-    "spectral.iterations",
-    "training.steps",
-    "training.log_every",
-    "training.energy_penalty",
-)
+_logger = logging.getLogger(__name__)
 
 
-def base() -> Config:
-    """The settings of the paper's CIFAR-10 run (T6), as the authors' code has them."""
-    config: Config = ConfigDict()
+@dataclass(frozen=True)
+class Data:
+    """The data set, and how it becomes batches."""
 
-    config.data = ConfigDict()
-    config.data.name = "cifar10"  # cifar10, celeb_a, digits, points, folder, or a tensorflow-datasets name
-    config.data.split = "train"  # of a tensorflow-datasets set
-    config.data.data_dir = placeholder(str)  # folder of prepared data sets; none: $TFDS_DATA_DIR
-    config.data.path = placeholder(str)  # of data.name = folder: a folder or a zip of images
-    config.data.density = placeholder(str)  # of data.name = points: ring, checkerboard, spirals, …
-    config.data.image_size = 32  # pixels
-    config.data.channels = 3  # 3 RGB, 1 grey
-    config.data.crop = placeholder(tuple)  # (top, left, height, width) in pixels; none: central square
-    config.data.flip = True  # mirror half of the images, left to right
-    config.data.batch_size = 256  # examples a step, over all devices
-    config.data.timeout = 600.0  # seconds that reading a batch may take
-
-    config.network = ConfigDict()
-    config.network.name = "residual"  # residual (images) or points
-    config.network.width = 128  # ch, the width at the first resolution
-    config.network.multipliers = (1, 2, 2, 2)  # of ch, one per resolution
-    config.network.blocks_per_resolution = 8  # residual blocks per resolution
-    config.network.attention = ()  # sides, in pixels, at which attention follows each block
-    config.network.conv_shortcut = True  # 3x3 shortcuts where channels change (authors' default)
-    config.network.dtype = "float32"  # of the computation: float32 or bfloat16
-
-    config.levels = ConfigDict()
-    config.levels.count = 6  # T: 1 … 501, or 1000
-    config.levels.b_squared = 2e-4  # b²: s_t² = b² σ²_{t+1} (σ_cum[t] / σ_cum[0])^step_growth
-    config.levels.step_growth = placeholder(float)  # 1, or 0 with 1000 levels, if not given
-    config.levels.temperature = placeholder(str)  # F = f / it: step (s_t²), noise (σ_cum[t+1]) or one;
-    # step, or noise with 1000 levels, if not given
-
-    config.sampler = ConfigDict()
-    config.sampler.name = "langevin"  # langevin, or mala: Metropolis-adjusted
-    config.sampler.steps = 30  # K, per level
-    config.sampler.step_range = placeholder(float)  # given: Metropolis-adjusted, s² / spread … s² (ours)
-    config.sampler.noise_scale = 0.99  # η when sampling (authors' evaluation); 1 in training
-
-    config.optimizer = ConfigDict()
-    config.optimizer.learning_rate = 1e-4
-    config.optimizer.warmup_steps = 1000  # linear from 0
-    config.optimizer.decay_steps = placeholder(int)  # given: along a cosine to 0 at this step
-    config.optimizer.beta1 = 0.9  # 0.5 for CelebA and LSUN-128
-    config.optimizer.beta2 = 0.999
-    config.optimizer.epsilon = 1e-7  # added to √v before bias correction, as TensorFlow does
-    config.optimizer.clip_norm = placeholder(float)  # of the whole gradient; none in the paper
-
-    config.spectral = ConfigDict()
-    config.spectral.iterations = 1  # power iterations per training step
-    config.spectral.init_iterations = 100  # power iterations before the first step (ours)
-
-    config.training = ConfigDict()
-    config.training.steps = 240_000  # iterations (authors' code)
-    config.training.seed = 0  # of weights, levels, noise and data order
-    config.training.ema_decay = 0.999  # of the weights that sample; no bias correction
-    config.training.energy_penalty = 0.0  # c of c · mean(f²), added to the loss; 0 in the paper
-    config.training.log_every = 100  # steps between two records in metrics.jsonl
-
-    config.checkpoint = ConfigDict()
-    config.checkpoint.every = 5000  # steps (authors' code)
-    config.checkpoint.keep = 3  # newest checkpoints kept
-    config.checkpoint.keep_every = placeholder(int)  # given: those of every so many steps stay too
-    config.checkpoint.best_of = placeholder(str)  # given: so does that with the lowest value of this score
-
-    config.guard = ConfigDict()  # against divergence (ours); docs/divergence.md
-    config.guard.rollbacks = 5  # how often a run may go back to its last checkpoint
-    config.guard.spike = 100.0  # times its recent size, for loss, gradient norm, reach and energies
-    config.guard.loss = 1e6  # |loss| (the authors' code stops below −1e6)
-    config.guard.max_abs = 1e3  # |x| of a sample; data are in [-1, 1]
-
-    config.evaluation = ConfigDict()
-    config.evaluation.every = 5000  # steps between two grids of samples (and at the end)
-    config.evaluation.num_samples = 64
-    config.evaluation.samples_per_device = (
-        16  # samples that a device draws at once: their last digits depend on it
-    )
-    config.evaluation.save_every = 64  # samples that `evaluate` draws between two saves of what it has
-    config.evaluation.seed = 0  # sample i is a function of (weights, seed, i)
-    config.evaluation.metrics = "none"  # fid, kid, inception_score, precision_recall, frechet_pixels, …
-    config.evaluation.inception_weights = placeholder(str)  # torch-fidelity's file, or fetch (the public one)
-    config.evaluation.inception_sha256 = "6726825d"  # how its SHA-256 begins
-    config.evaluation.step = placeholder(int)  # of the checkpoint to sample and evaluate; none: the newest
-    return config
+    name: str = "cifar10"  # cifar10, celeb_a, digits, points, folder, or a name of tensorflow-datasets
+    split: str = "train"  # of a set of tensorflow-datasets
+    data_dir: Annotated[str | None, FREE] = None  # where sets are prepared; None: $TFDS_DATA_DIR
+    path: Annotated[str | None, FREE] = None  # for data.name=folder: a folder or a zip of images
+    density: str | None = None  # for data.name=points: ring, checkerboard, spirals, moons, gaussian
+    image_size: Annotated[int, at_least(1)] = 32  # pixels; the side of the images in a batch
+    channels: Annotated[int, CHANNELS] = 3  # 3 RGB, 1 grey
+    crop: Annotated[tuple[int, int, int, int] | None, CROP] = None  # pixels; None: the central square
+    flip: bool = True  # mirror half of the images, left to right (authors' code)
+    batch_size: Annotated[int, at_least(1)] = 256  # examples per step, over all devices (authors' code)
+    timeout: Annotated[float, TIMEOUT, FREE] = 600.0  # seconds that reading a batch may take
 
 
-def require_keys(config: Any, file: str) -> None:
-    """Raises UserError if a config file of a user's own did not make a config of this program."""
+@dataclass(frozen=True)
+class Residual:
+    """The paper's network, for images."""
+
+    name: Literal["residual"] = "residual"
+    width: Annotated[int, EVEN] = 128  # ch: channels before multiplication, and of the level's embedding
+    multipliers: Annotated[tuple[int, ...], SOME_SIZES] = (1, 2, 2, 2)  # of the width, per resolution
+    blocks_per_resolution: Annotated[int, at_least(1)] = 8  # residual blocks
+    attention: Annotated[tuple[int, ...], SIZES] = ()  # sides in pixels at which attention follows a block
+    conv_shortcut: bool = True  # 3x3 shortcuts where the channels change, else 1x1 (authors' code)
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters are float32
+
+
+@dataclass(frozen=True)
+class Points:
+    """A small network for points in the plane (ours)."""
+
+    name: Literal["points"] = "points"
+    width: Annotated[int, at_least(1)] = 128  # of the hidden layers
+    depth: Annotated[int, at_least(0)] = 1  # hidden layers
+    num_frequencies: Annotated[int, at_least(1)] = 64  # sinusoids of the coordinates
+    min_frequency: Annotated[float, above(0)] = 1.0  # of the sinusoids, radians per unit
+    max_frequency: Annotated[float, above(0)] = 20.0  # of the sinusoids, radians per unit
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The noise levels and the step sizes of their chains."""
+
+    count: Annotated[int, COUNT] = 6  # T (paper)
+    b_squared: Annotated[float, above(0)] = 2e-4  # b²: s_t² = b² σ²_{t+1} (σ_cum[t] / σ_cum[0])^step_growth
+    step_growth: Annotated[float | None, at_least(0)] = None  # None: 1 (authors' code), and 0 for T = 1000
+    temperature: Literal["step", "noise", "one"] | None = None  # f is divided by s_t², σ_cum[t+1] or 1;
+    # None: step (authors' code), and noise for T = 1000
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """The Markov chain at each level."""
+
+    name: str = "langevin"  # langevin (paper), or mala: Metropolis-adjusted (ours)
+    steps: Annotated[int, at_least(1), FREE] = 30  # K, per level (paper)
+    step_range: Annotated[float, at_least(1)] = 1.0  # mala draws its squared step from s² / it … s²
+    noise_scale: Annotated[float, at_least(0), FREE] = 0.99  # η when sampling (authors' code); 1 in training
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """Adam and its schedule."""
+
+    learning_rate: Annotated[float, above(0)] = 1e-4  # (paper)
+    warmup_steps: Annotated[int, at_least(0)] = 1000  # the learning rate grows linearly from 0
+    decay_steps: Annotated[int | None, at_least(1)] = None  # a cosine reaches 0 at this step; None: no decay
+    beta1: Annotated[float, DECAY] = 0.9  # 0.5 for CelebA and LSUN 128x128 (authors' code)
+    beta2: Annotated[float, DECAY] = 0.999
+    epsilon: Annotated[float, at_least(0)] = 1e-7  # added to √v before bias correction, as TensorFlow does
+    clip_norm: Annotated[float | None, above(0)] = None  # of the whole gradient; None: no clipping (paper)
+
+
+@dataclass(frozen=True)
+class Spectral:
+    """Spectral normalisation."""
+
+    iterations: Annotated[int, at_least(1), FREE] = 1  # power iterations per training step
+    init_iterations: Annotated[int, at_least(0)] = 100  # power iterations before the first step (ours)
+
+
+@dataclass(frozen=True)
+class Training:
+    """The training loop."""
+
+    steps: Annotated[int, at_least(1), FREE] = 240_000  # (authors' code)
+    seed: Annotated[int, SEED] = 0  # of weights, levels, noise and the order of the data
+    ema_decay: Annotated[float, DECAY] = 0.999  # of the averaged weights, which sample; no bias correction
+    energy_penalty: Annotated[float, at_least(0), FREE] = 0.0  # c of c · mean(f²), added to the loss (ours)
+    log_every: Annotated[int, at_least(1), FREE] = 100  # steps between two lines of metrics.jsonl
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Which checkpoints are saved and kept."""
+
+    every: Annotated[int, at_least(1)] = 5000  # steps (authors' code)
+    keep: Annotated[int, at_least(1)] = 3  # the newest ones
+    keep_every: Annotated[int | None, at_least(1)] = None  # also keep those of every so many steps
+    best_of: str | None = None  # also keep the one with the lowest value of this score
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What counts as divergence (ours); docs/divergence.md."""
+
+    rollbacks: Annotated[int, at_least(0)] = 5  # how often a run may go back to its last checkpoint
+    spike: Annotated[float, above(1)] = 100.0  # times the recent size of loss, gradient, samples and energies
+    loss: Annotated[float, above(0)] = 1e6  # |loss| (the authors' code stops below −1e6)
+    max_abs: Annotated[float, above(0)] = 1e3  # |x| of a sample; data are in [-1, 1]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Samples and scores, during training and by the commands."""
+
+    every: Annotated[int, at_least(1)] = 5000  # steps between two evaluations; one more at the end
+    num_samples: Annotated[int, at_least(1)] = 64
+    samples_per_device: Annotated[int, at_least(1)] = 16  # drawn at once; the last digits depend on it
+    save_every: Annotated[int, at_least(1)] = 64  # samples that `evaluate` draws between two saves
+    seed: Annotated[int, SEED] = 0  # sample i is a function of (weights, seed, i)
+    metrics: str = "none"  # fid, kid, inception_score, precision_recall, frechet_pixels, …, with commas
+    score_untrained: bool = False  # score an untrained model at the end of training, to compare with
+    inception_weights: str | None = None  # torch-fidelity's file, or fetch: the public one
+    inception_sha256: Annotated[str, SHA256] = "6726825d"  # how the SHA-256 of that file begins
+    step: Annotated[int | None, at_least(0)] = None  # of the checkpoint to sample; None: the newest
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of a run; the defaults are the paper's CIFAR-10 run T6."""
+
+    data: Data = Data()
+    network: Residual | Points = Residual()
+    levels: Levels = Levels()
+    sampler: Sampler = Sampler()
+    optimizer: Optimizer = Optimizer()
+    spectral: Spectral = Spectral()
+    training: Training = Training()
+    checkpoint: Annotated[Checkpoint, FREE] = Checkpoint()
+    guard: Annotated[Guard, FREE] = Guard()
+    evaluation: Annotated[Evaluation, FREE] = Evaluation()
+
+
+NETWORKS: dict[str, type[Residual | Points]] = {"residual": Residual, "points": Points}
+
+
+@cache
+def keys(network: str = "residual") -> Mapping[str, Key]:
+    """Returns the keys of a config with this network, such as "data.batch_size"."""
+    found = {}
+    for group, hint in get_type_hints(Config, include_extras=True).items():
+        _, marks = unwrap(hint)
+        cls = NETWORKS[network] if group == "network" else type(getattr(Config, group))
+        for name, hint_of_key in get_type_hints(cls, include_extras=True).items():
+            found[f"{group}.{name}"] = make_key(hint_of_key, getattr(cls, name), is_free=FREE in marks)
+    return found
+
+
+def base(network: str = "residual") -> Any:
+    """Makes the config that a config file starts from: the settings of the paper's CIFAR-10 run T6.
+
+    Args:
+      network: "residual" (the paper's, for images) or "points"; `config.network` has its keys.
+
+    Returns:
+      A ConfigDict; the type is Any because a type checker does not know a ConfigDict's keys.
+
+    Raises:
+      UserError: there is no such network.
+    """
+    tree: dict[str, dict[str, Any]] = {group.name: {} for group in fields(Config)}
+    for key, about in keys(known_network(network, "base()")).items():
+        group, name = key.split(".")
+        tree[group][name] = placeholder(about.type) if about.default is None else about.default
+    return ConfigDict(tree)
+
+
+def from_config_dict(config: ConfigDict, source: str = "the config") -> Config:
+    """Checks what a config file made of `base()`.
+
+    Args:
+      config: every key, with a value.
+      source: where it is from, for messages.
+
+    Returns:
+      The same settings, typed.
+
+    Raises:
+      UserError: a key is unknown or missing, or a value is not possible.
+    """
+    return from_values(config_dict_values(config, source), source)
+
+
+def config_dict_values(config: object, source: str) -> dict[str, Any]:
+    """Returns the values of a ConfigDict by key, unchecked. Raises UserError if it is something else."""
     if not isinstance(config, ConfigDict):
-        made = type(config).__name__
         raise UserError(
-            f"--config={file}: get_config returns a {made}; a ConfigDict is expected, as "
-            "drl_jax.config.base() makes it"
+            f"{source}: get_config returns a {type(config).__name__}; a ConfigDict is expected, as "
+            "drl_jax.config.schema.base() makes it"
         )
-    keys, expected = (
-        # Each network has keys of its own; its constructor knows them.
-        {key for key, _ in flatten(each) if key == "network.name" or not key.startswith("network.")}
-        for each in (config, base())
-    )
-    for wrong, what in ((expected - keys, "lacks"), (keys - expected, "has an unknown key")):
-        if wrong:
-            raise UserError(f"--config={file} {what} config.{min(wrong)}; drl_jax.config.base() has all keys")
+    return flatten(config.to_dict())
+
+
+def from_values(values: Mapping[str, Any], source: str) -> Config:
+    """Makes a config of values by key; like `from_config_dict`."""
+    name = known_network(values.get("network.name"), source)
+    known = keys(name)
+    for key in values:
+        if key not in known:
+            raise UserError(f"{source}: {unknown_key(key, name)}")
+    if missing := [key for key in known if key not in values]:
+        other = f" for config.network.name={name}" if missing[0].startswith("network.") else ""
+        raise UserError(
+            f"{source}: config.{missing[0]} is missing{other}; "
+            f"drl_jax.config.schema.base({name!r}) has all keys"
+        )
+    typed = {key: about.check(key, values[key]) for key, about in known.items()}
+    groups: dict[str, Any] = {}
+    for group in fields(Config):
+        own = {key.split(".")[1]: value for key, value in typed.items() if key.startswith(f"{group.name}.")}
+        cls = NETWORKS[name] if group.name == "network" else type(getattr(Config, group.name))
+        groups[group.name] = cls(**own)
+    return Config(**groups)
 
 
 def check(config: Config) -> None:
-    """Raises UserError for the first value that no run could have."""
-    values = dict(flatten(config))
-    for key, (is_right, right) in _RULES.items():
-        value = values.get(key)
-        if key in values and not is_right(value):
-            raise UserError(f"config.{key}={value!r} is not possible: it must be {right}")
+    """Checks a config that was made by hand.
+
+    Raises:
+      UserError: a value is not possible.
+    """
+    from_values(flatten(asdict(config)), "the config")
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Converts a config to what `json.dumps` takes and `json.loads` gives back, with its format."""
+    values = asdict(config)
+    for group in values.values():
+        group |= {name: list(value) for name, value in group.items() if isinstance(value, tuple)}
+    return {"format": FORMAT, **values}
 
 
 def save(config: Config, path: epath.Path) -> None:
     """Writes a config as JSON."""
-    files.write(path, json.dumps(config.to_dict(), indent=1) + "\n")
+    files.write(path, json.dumps(to_dict(config), indent=1) + "\n")
 
 
 def load(path: epath.Path) -> Config:
-    """Reads what `save` wrote, with the types of `base`. Raises UserError if it is not that."""
-    try:
-        saved = json.loads(path.read_text())
-        config = base()
-        config.network = ConfigDict(saved["network"])  # each network has its own keys
-        config.update(_with_tuples(saved))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is not a config of this program: {' '.join(str(error).split())}") from None
-    return config
+    """Reads what `save` wrote. A key that the file lacks has its default; one that is unknown is ignored.
 
-
-def _with_tuples(tree: Any) -> Any:
-    if isinstance(tree, dict):
-        return {key: _with_tuples(value) for key, value in tree.items()}
-    return tuple(tree) if isinstance(tree, list) else tree
-
-
-def flatten(config: Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of every leaf; sequences as tuples, so that JSON's lists compare equal."""
-    for name, value in config.items():
-        if isinstance(value, ConfigDict | Mapping):
-            yield from flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", tuple(value) if isinstance(value, list | tuple) else value
-
-
-def changes(old: Config | Mapping[str, Any], config: Config, workdir: str) -> list[str]:
-    """What is not as it was when the run in `workdir` began, a line a key.
-
-    Raises UserError, naming each key that may not change within a run, if one did.
+    Raises:
+      UserError: the file is not a config, or a value is not possible.
     """
-    before, now = dict(flatten(old)), dict(flatten(config))
-    changed = {
-        key: f"config.{key} was {before.get(key)!r} and is {now.get(key)!r}"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key)
-    }
-    refused = [line for key, line in changed.items() if key.split(".")[0] in FIXED and key not in FREE]
-    if refused:
+    return from_values(load_values(path), str(path))
+
+
+def load_values(path: epath.Path) -> dict[str, Any]:
+    """Reads the values of a file that `save` wrote, by key; like `load`, but does not check them."""
+    saved = read(path)
+    values = complete(saved, str(path))
+    for key in sorted(flatten(saved).keys() - values.keys() - {"format"}):
+        _logger.warning("%s: config.%s is unknown and is ignored", path, key)
+    return values
+
+
+def read(path: epath.Path) -> Any:
+    """Reads a JSON file. Raises UserError if it is damaged."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:  # not JSON, or not text
+        raise UserError(f"{path} is not a config of this program: {' '.join(str(error).split())}") from None
+
+
+def complete(saved: Any, source: str) -> dict[str, Any]:
+    """Returns the values of a saved config by key: defaults for missing keys, unknown keys left out.
+
+    A saved config lacks the keys that were added after it was written, and may have keys that are gone.
+    Neither may lock out an existing workdir.
+
+    Args:
+      saved: what `to_dict` made, in any version of the program.
+      source: where it is from, for messages.
+
+    Raises:
+      UserError: it is not a config, or a newer version wrote it.
+    """
+    made_by = saved.get("format") if isinstance(saved, Mapping) else None
+    if type(made_by) is not int:
+        raise UserError(f"{source} is not a config of this program: it has no format number")
+    if made_by > FORMAT:
         raise UserError(
-            f"--workdir={workdir} holds a run with other settings: {'; '.join(refused)}; "
-            "take another --workdir, or the old values"
+            f"{source} was written by a newer version of drl_jax (format {made_by}; this one reads {FORMAT})"
         )
-    return list(changed.values())
+    values = flatten(saved)
+    if damaged := [group.name for group in fields(Config) if group.name in values]:
+        raise UserError(f"{source} is not a config of this program: {damaged[0]} is not a group of keys")
+    known = keys(known_network(values.get("network.name", Residual.name), source))
+    return {key: values.get(key, about.default) for key, about in known.items()}
 
 
-def _number(low: float, high: float | None = None, *, without_low: bool = False):
-    def is_right(value) -> bool:
-        above = low < value if without_low else low <= value
-        return above and value <= (sys.float_info.max if high is None else high)
-
-    if high is None:
-        return is_right, f"{'above' if without_low else 'at least'} {low}, and finite"
-    return is_right, f"between {low} and {high}"
-
-
-def _decay():
-    return (lambda value: 0 <= value < 1), "at least 0 and below 1"
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns the leaves of nested dicts by dotted key; lists as tuples, so that JSON's compare equal."""
+    leaves = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            leaves |= flatten(value, f"{prefix}{name}.")
+        else:
+            leaves[f"{prefix}{name}"] = tuple(value) if isinstance(value, list) else value
+    return leaves
 
 
-def _whole_numbers(*, fewest: int = 0):
-    """A tuple of positive ints."""
-
-    def is_right(value) -> bool:
-        return len(value) >= fewest and all(isinstance(v, int) and v >= 1 for v in value)
-
-    return is_right, "whole numbers of at least 1" + (f", at least {fewest} of them" if fewest else "")
-
-
-def _crop():
-    def is_right(value) -> bool:
-        return (
-            len(value) == 4
-            and all(isinstance(v, int) for v in value)
-            and min(value[:2]) >= 0
-            and value[2] == value[3] > 0
-        )
-
-    return is_right, "(top, left, height, width) in pixels, a square"
+def unknown_key(key: str, network: str) -> str:
+    """Returns the message about a key that does not exist, with what may have been meant."""
+    known = keys(network)
+    if own := [other for other in known if other.startswith(f"{key}.")]:
+        return f"config.{key} is a group of keys; set them one by one, as in config.{own[0]}=…"
+    for other in NETWORKS:
+        if key in keys(other):
+            return f"config.{key} is a key of config.network.name={other}, and the network is {network}"
+    if near := nearest(key, known):
+        return f"config.{key} is not a key; did you mean {' or '.join(f'config.{other}' for other in near)}?"
+    group = key.partition(".")[0]
+    if own := [other.partition(".")[2] for other in known if other.startswith(f"{group}.")]:
+        return f"config.{key} is not a key; keys of config.{group} are {', '.join(own)}"
+    return f"config.{key} is not a key; groups of keys are {', '.join(each.name for each in fields(Config))}"
 
 
-def _one_of(*names: str):
-    return (lambda value: value in names), f"one of {', '.join(names)}"
-
-
-def _if_given(rule):
-    return (lambda value: value is None or rule[0](value)), f"{rule[1]}, or not given"
-
-
-_RULES = {
-    "data.image_size": _number(1),
-    "data.channels": ((lambda value: value in (1, 3)), "3 (RGB) or 1 (grey)"),
-    "data.crop": _if_given(_crop()),
-    "data.batch_size": _number(1),
-    "data.timeout": _number(0, 1e6, without_low=True),
-    "network.name": _one_of("residual", "points"),
-    "network.width": (
-        (lambda value: value >= 4 and value % 2 == 0),
-        "even and at least 4: half of them are sines of the level, half cosines",
-    ),
-    "network.multipliers": _whole_numbers(fewest=1),
-    "network.blocks_per_resolution": _number(1),
-    "network.attention": _whole_numbers(),
-    "network.dtype": _one_of("float32", "bfloat16"),
-    "network.depth": _number(0),
-    "network.num_frequencies": _number(1),
-    "network.min_frequency": _number(0, without_low=True),
-    "network.max_frequency": _number(0, without_low=True),
-    "levels.count": (
-        (lambda value: 1 <= value <= 501 or value == 1000),
-        "1 to 501 (levels cut out of the chain of 1000), or 1000",
-    ),
-    "levels.b_squared": _number(0, without_low=True),
-    "levels.step_growth": _if_given(_number(0)),
-    "levels.temperature": _if_given(_one_of("step", "noise", "one")),
-    "sampler.steps": _number(1),
-    "sampler.noise_scale": _number(0),
-    "sampler.step_range": _if_given(_number(1)),
-    "optimizer.learning_rate": _number(0, without_low=True),
-    "optimizer.warmup_steps": _number(0),
-    "optimizer.decay_steps": _if_given(_number(1)),
-    "optimizer.beta1": _decay(),
-    "optimizer.beta2": _decay(),
-    "optimizer.epsilon": _number(0),
-    "optimizer.clip_norm": _if_given(_number(0, without_low=True)),
-    "spectral.iterations": _number(1),
-    "spectral.init_iterations": _number(0),
-    "training.steps": _number(1),
-    "training.seed": _number(0, 2**31 - 1),
-    "training.ema_decay": _decay(),
-    "training.energy_penalty": _number(0),
-    "training.log_every": _number(1),
-    "checkpoint.every": _number(1),
-    "checkpoint.keep": _number(1),
-    "checkpoint.keep_every": _if_given(_number(1)),
-    "guard.rollbacks": _number(0),
-    "guard.spike": _number(1, without_low=True),
-    "guard.loss": _number(0, without_low=True),
-    "guard.max_abs": _number(0, without_low=True),
-    "evaluation.every": _number(1),
-    "evaluation.num_samples": _number(1),
-    "evaluation.samples_per_device": _number(1),
-    "evaluation.save_every": _number(1),
-    "evaluation.seed": _number(0, 2**31 - 1),
-    "evaluation.step": _if_given(_number(0)),
-    "evaluation.inception_sha256": (
-        (lambda value: 8 <= len(value) <= 64 and set(value.lower()) <= set("0123456789abcdef")),
-        "8 to 64 hex digits",
-    ),
-}
+def known_network(name: object, source: str) -> str:
+    """Returns the name of a network if there is one. Raises UserError if not, with the source of the name."""
+    if not isinstance(name, str) or name not in NETWORKS:
+        names = ", ".join(NETWORKS)
+        raise UserError(f"{source}: config.network.name={name!r} is not possible: it must be one of {names}")
+    return name

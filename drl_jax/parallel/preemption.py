@@ -8,6 +8,8 @@ What follows a signal (SIGTERM or SIGINT):
 
 In a job of several processes none may exit alone while the others compute with it. There the training step
 carries the request to all of them, and `stop_together` does so elsewhere.
+
+Signals are handled before JAX is imported, which takes seconds. So the functions here import it themselves.
 """
 
 import math
@@ -20,10 +22,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-
-import jax
-
-from drl_jax.parallel.consensus import all_processes
 
 EXIT_CODE = 42  # "start me again": JobSet and SLURM scripts read it as preemption
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -146,6 +144,10 @@ def stop_together(stop: Stop) -> Iterator[Callable[[], None]]:
     yielded function regularly in every process; it raises Stopped in all of them once any process has
     the flag.
     """
+    import jax
+
+    from drl_jax.parallel.consensus import all_processes
+
     if jax.process_count() == 1:
         yield lambda: None
         return
@@ -163,6 +165,8 @@ def stop_together(stop: Stop) -> Iterator[Callable[[], None]]:
 
 def exit_delay() -> float:
     """Returns the seconds by which the coordinating process of a job should outlive the others."""
+    import jax
+
     return _EXIT_DELAY if jax.process_count() > 1 and jax.process_index() == 0 else 0.0
 
 
@@ -172,11 +176,17 @@ def is_peer_failure(error: Exception) -> bool:
     JAX's coordination service says so by a status code, its CPU collectives by the name of Gloo.
     """
     said = re.search(r"\b(UNAVAILABLE|ABORTED|DEADLINE_EXCEEDED|CANCELLED): |[Gg]loo", str(error))
-    return jax.process_count() > 1 and said is not None
+    if said is None:
+        return False
+    import jax
+
+    return jax.process_count() > 1
 
 
 def exit_now(code: int) -> None:
     """Exits one of several processes. An orderly exit would wait for the others, which wait for this one."""
+    import jax
+
     if jax.distributed.is_initialized() and jax.process_count() > 1:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -14,16 +14,16 @@ from pathlib import Path
 import grain
 import jax
 import numpy as np
+from drl_jax.commands.common import start
+from drl_jax.parallel.devices import AXIS, Placement
 from etils import epath
 
 from drl_jax.checkpoints import packing
 from drl_jax.checkpoints.orbax import Keep, load, open_checkpoints
-from drl_jax.commands.common import start
 from drl_jax.config.build import Experiment, build, open_data
+from drl_jax.config.overrides import parse
 from drl_jax.data.stream import batches
-from drl_jax.main import parse
 from drl_jax.parallel import devices
-from drl_jax.parallel.devices import AXIS, Placement
 from drl_jax.parallel.preemption import Stop
 from drl_jax.report import provenance
 from drl_jax.report.metrics_log import Nowhere

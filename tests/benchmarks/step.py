@@ -16,13 +16,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from drl_jax.parallel.devices import AXIS, Placement
 from flax import linen as nn
 
 from drl_jax.config.build import Experiment, build
+from drl_jax.config.overrides import parse
 from drl_jax.core.networks import convolution, layers
-from drl_jax.main import parse
 from drl_jax.parallel import devices
-from drl_jax.parallel.devices import AXIS, Placement
 from drl_jax.parallel.preemption import Stop
 from drl_jax.parallel.sampler import Sampler, Weights
 from drl_jax.training.loop import init_state

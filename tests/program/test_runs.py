@@ -6,15 +6,15 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from drl_jax.parallel.devices import place
 from etils import epath
 from PIL import Image
 
 from drl_jax.checkpoints.orbax import FOLDER, load
 from drl_jax.config import schema
 from drl_jax.config.build import build
+from drl_jax.config.overrides import parse
 from drl_jax.core.levels import make_levels
-from drl_jax.main import parse
-from drl_jax.parallel.devices import place
 from tests.program.conftest import CONFIGS, small
 
 DIGITS = ["--config=digits.py", *small(levels__count=3)]
@@ -163,7 +163,7 @@ COMMON = {
     "levels.b_squared": 2e-4,
     "sampler.steps": 30,
     "sampler.noise_scale": 0.99,
-    "sampler.step_range": None,
+    "sampler.step_range": 1.0,
     "optimizer.learning_rate": 1e-4,
     "optimizer.warmup_steps": 1000,
     "optimizer.decay_steps": None,
@@ -196,7 +196,7 @@ def test_configs_are_those_of_the_paper(config):
     )  # fmt: skip
     expected = COMMON | dict(zip(keys, PAPER[config], strict=True))
     parsed = parse([f"--config={CONFIGS}/{config}"]).config
-    got = dict(schema.flatten(parsed))
+    got = schema.flatten(schema.to_dict(parsed))
     assert {key: got[key] for key in expected} == expected
     # Six levels with the step as temperature and growing steps: T6, whose numbers test_noise.py has.
     levels, t6 = build(parsed).levels, make_levels(6, step_growth=1.0, temperature="step")

@@ -1,0 +1,59 @@
+"""What may change in the config when a run continues in its workdir."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from drl_jax.checkpoints.orbax import FOLDER, steps
+from drl_jax.config import schema
+from drl_jax.config.schema import Config
+from drl_jax.errors import UserError
+
+
+def validate(saved: Mapping[str, Any], config: Config, workdir: epath.Path) -> list[str]:
+    """Compares a config with the one that a run began with.
+
+    A key that the saved config lacks was added to the program later. It counts with its default, so a new
+    key does not lock out an existing workdir. A key that only the saved config has is gone from the
+    program, and is ignored.
+
+    Args:
+      saved: the config of a checkpoint's record, or of the workdir's file, as JSON gives it.
+      config: of now.
+      workdir: of the run, for messages.
+
+    Returns:
+      One line for each key that changed and may change.
+
+    Raises:
+      UserError: keys changed that a checkpoint depends on; the message names each. Or a newer version of
+        the program wrote the saved config.
+    """
+    before = schema.complete(saved, f"the config of the run in --workdir={workdir}")
+    now = schema.flatten(schema.to_dict(config))
+    known = schema.keys(config.network.name)
+    # Another network has other keys: its name alone is reported.
+    changed = {
+        key: f"config.{key} was {before[key]!r} and is {now[key]!r}"
+        for key in known
+        if key in before and before[key] != now[key]
+    }
+    refused = [line for key, line in changed.items() if not known[key].is_free]
+    if refused:
+        raise UserError(
+            f"--workdir={workdir} holds a run with other settings: {'; '.join(refused)}; "
+            "take the old values, or another --workdir"
+        )
+    return list(changed.values())
+
+
+def changes_in_workdir(workdir: epath.Path, config: Config) -> list[str]:
+    """Compares a config with the one in the workdir, like `validate`.
+
+    Returns nothing where no checkpoint was saved yet, because all settings are still free there.
+    """
+    saved = workdir / schema.FILE
+    if not saved.exists() or not steps(workdir / FOLDER):
+        return []
+    return validate(schema.read(saved), config, workdir)
