@@ -1,23 +1,37 @@
-"""The program in a process of its own, with faults built in: run by `conftest.Job` in a forked server.
+"""The program in a process of its own, with faults built in. `conftest.Job` runs it in a forked server.
 
-The product has no switch for faults. What is injected here replaces a part of it, before `main` runs.
+The product has no switch for faults. What is injected here replaces a part of it before `main` runs.
 """
 
 import os
 import resource
+import signal
 import sys
 import time
 
 import jax
 import jax.numpy as jnp
 
-from drl_jax import main
+from drl_jax import files, main
 from drl_jax.checkpoints import orbax
 from drl_jax.commands import train
+from drl_jax.config import build
 from drl_jax.data.folder import ImageFiles
-from drl_jax.evaluation.evaluator import Evaluation
-from drl_jax.parallel import sampler
-from drl_jax.training import loop
+from drl_jax.evaluation.evaluator import Evaluator
+from drl_jax.parallel.sampler import ShardedSampler
+from drl_jax.report.metrics_log import FileLog
+from drl_jax.report.progress import Progress
+
+PHASES = {
+    "saving": (orbax.ocp.training.Checkpointer, "save_checkpointables_async"),
+    "waiting": (orbax.Checkpoints, "wait"),
+    "evaluating": (Evaluator, "__call__"),
+    "drawing": (ShardedSampler, "sample"),
+    "compiling": (train, "run_loop"),
+    "stepping": (Progress, "start"),  # the first step is done
+    "logging": (FileLog, "write"),
+    "truncating": (FileLog, "truncate"),
+}
 
 
 def run(argv: list[str], printed: str, environment: dict[str, str], faults: dict[str, dict]) -> None:
@@ -35,19 +49,19 @@ def run(argv: list[str], printed: str, environment: dict[str, str], faults: dict
 
 
 def poison(steps: list[int], factor: float, attempts: int = 1) -> None:
-    """The data of these steps (−1: of all) are multiplied by `factor`, until `attempts` rollbacks."""
-    make = loop.make_train_step
+    """Multiplies the data of these steps (−1: of all) by `factor`, until there were `attempts` rollbacks."""
+    make = build.make_train_step
 
     def poisoned(*arguments, **settings):
         step = make(*arguments, **settings)
 
-        def run(state, x, votes):
+        def run(state, x, shard):
             here = jnp.any((state.step + 1 == jnp.array(steps)) | (jnp.array(steps) == -1))
-            return step(state, jnp.where(here & (state.rollbacks < attempts), x * factor, x), votes)
+            return step(state, jnp.where(here & (state.rollbacks < attempts), x * factor, x), shard)
 
         return run
 
-    loop.make_train_step = poisoned
+    build.make_train_step = poisoned
 
 
 def reader(after: int, how: str) -> None:
@@ -65,29 +79,41 @@ def reader(after: int, how: str) -> None:
 
 
 def small_disk(limit: int) -> None:
-    """No file may grow beyond `limit` bytes; writing more fails as on a full disk."""
+    """Lets no file grow beyond `limit` bytes; writing more fails as on a full disk."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
 
-def tell(when: str) -> None:
+def mark(phase: str) -> None:
     """Prints MARK when the program reaches a phase."""
-    owner, name = {
-        "saving": (orbax.ocp.training.Checkpointer, "save_checkpointables_async"),
-        "evaluating": (Evaluation, "__call__"),
-        "drawing": (sampler.Sampler, "draw"),
-        "compiling": (train, "run_training"),
-    }[when]
-    original = getattr(owner, name)
+    _around(*PHASES[phase], before=lambda: print("MARK", flush=True))
 
-    def telling(*arguments, **settings):
-        print("MARK", flush=True)
-        return original(*arguments, **settings)
 
-    setattr(owner, name, telling)
+def kill(phase: str, number: int, *, when: str) -> None:
+    """Kills the process before or after the `number`-th call of a phase (from 1)."""
+    calls = iter(range(1, 10**9))
+
+    def count() -> None:
+        if next(calls) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    _around(*PHASES[phase], **{when: count})
+
+
+def kill_in_write(name: str) -> None:
+    """Kills the process in the middle of writing the file with this name."""
+    write = files.write
+
+    def dying(path, content):
+        if path.name == name:
+            path.with_name(f".{name}.unfinished").write_text(str(content)[: len(content) // 2])
+            os.kill(os.getpid(), signal.SIGKILL)
+        write(path, content)
+
+    files.write = dying
 
 
 def slow_save(seconds: float) -> None:
-    """Once there is something to wait for, the wait for a save takes this long."""
+    """Makes the wait for a save take this long, once there is something to wait for."""
     wait = orbax.Checkpoints.wait
 
     def slow(self):
@@ -96,3 +122,15 @@ def slow_save(seconds: float) -> None:
             time.sleep(seconds)
 
     orbax.Checkpoints.wait = slow
+
+
+def _around(owner, name, *, before=lambda: None, after=lambda: None) -> None:
+    original = getattr(owner, name)
+
+    def replaced(*arguments, **settings):
+        before()
+        result = original(*arguments, **settings)
+        after()
+        return result
+
+    setattr(owner, name, replaced)

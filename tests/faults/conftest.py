@@ -19,10 +19,10 @@ from drl_jax.config import schema
 from drl_jax.config.build import build
 from drl_jax.data.decoding import encode_png
 from drl_jax.data.sources import open_source
-from drl_jax.parallel.devices import place
+from drl_jax.parallel.mesh import place
 from drl_jax.report import metrics_log
 from tests.faults import child
-from tests.program.conftest import CONFIGS, small
+from tests.helpers import CONFIGS, small
 
 WALL_CLOCK = ("steps_per_second", "evaluation_seconds")
 _server = multiprocessing.get_context("forkserver")
@@ -134,7 +134,7 @@ def start(shared, tmp_path):
 
 @pytest.fixture(scope="session")
 def whole(shared, tmp_path_factory) -> Path:
-    """The workdir of a run that nothing befell, with its samples."""
+    """The workdir of a run without a fault, with its samples."""
     folder = tmp_path_factory.mktemp("whole")
     for command, given in (("train", TINY), ("sample", [])):
         argv = [command, *given, f"--workdir={folder}"]
@@ -145,10 +145,10 @@ def whole(shared, tmp_path_factory) -> Path:
 
 def newest(workdir: Path) -> Checkpoint:
     """The newest checkpoint, which must verify."""
-    experiment = build(schema.load(epath.Path(workdir) / schema.FILE))
-    like = jax.eval_shape(experiment.init_state, jax.random.key(0))
+    parts = build(schema.load(epath.Path(workdir) / schema.FILE))
+    like = jax.eval_shape(parts.init_state, jax.random.key(0))
     placement = place(4, devices=jax.devices()[:1])
-    checkpoint, damaged = load(epath.Path(workdir) / FOLDER, like, placement, print)
+    checkpoint, damaged = load(epath.Path(workdir) / FOLDER, placement.abstract(like))
     assert checkpoint is not None
     assert not damaged
     return checkpoint

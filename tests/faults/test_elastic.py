@@ -33,7 +33,7 @@ def test_other_devices_go_on_with_the_same_run(parts, start, tmp_path):
         train(start, tmp_path / "parts", until, **how)
     one, other = newest(tmp_path / "whole"), newest(tmp_path / "parts")
     assert one.record["position"] == other.record["position"]
-    assert int(other.state.step) == 12
+    assert int(other.tree.step) == 12
 
     # Exactly: how many examples at which levels, step by step. To rounding: what was computed of them.
     a, b = lines(tmp_path / "whole"), lines(tmp_path / "parts")
@@ -45,7 +45,7 @@ def test_other_devices_go_on_with_the_same_run(parts, start, tmp_path):
         assert [x[name] for name in counts] == [y[name] for name in counts]
         for name in x:
             np.testing.assert_allclose(x[name], y[name], rtol=1e-4, atol=1e-4)
-    for x, y in zip(jax.tree.leaves(one.state.params), jax.tree.leaves(other.state.params), strict=True):
+    for x, y in zip(jax.tree.leaves(one.tree.params), jax.tree.leaves(other.tree.params), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
-    moved = [np.abs(np.asarray(x)).max() for x in jax.tree.leaves(one.state.opt_state)]
+    moved = [np.abs(np.asarray(x)).max() for x in jax.tree.leaves(one.tree.opt_state)]
     assert max(moved) > 0

@@ -1,31 +1,31 @@
-"""Divergence: what the guard notices, that a run mends itself, and how it gives up."""
+"""Divergence: what the guard detects, that a run recovers by itself, and how it ends if it cannot."""
 
 import jax
 import numpy as np
 import pytest
 
-from drl_jax.training.guard import Diverged, Guard, Limits
-from drl_jax.training.step import Report, Totals
+from drl_jax.training.guard import Diverged, Guard, Thresholds
+from drl_jax.training.step import LevelSums, StepMetrics
 from tests.faults.conftest import assert_same_run, lines, newest
 
 LEVELS = 3
 
 
-def report(loss=1.0, gradient=1.0, reach=1.0, energies=(1.0, 1.0, 1.0), count=(4, 4, 4)):
-    """The report of a step with these means."""
+def metrics(loss=1.0, gradient=1.0, max_abs=1.0, energies=(1.0, 1.0, 1.0), count=(4, 4, 4)):
+    """The metrics of a step with these means."""
     count, energies = np.array(count, float), np.array(energies, float)
-    seen = Totals(
+    sums = LevelSums(
         count=count,
         loss=loss * count,
         positive=energies * count,
         negative=energies * count,
-        moved=count,
-        gradient=count,
+        displacement=count,
+        gradient_norm=count,
     )
-    return Report(seen, np.float32(gradient), np.float32(0), np.array([reach, 0.5]))
+    return StepMetrics(sums, np.float32(gradient), np.array([max_abs, 0.5]))
 
 
-def cause(guard: Guard, trouble: Report) -> str:
+def cause(guard: Guard, trouble: StepMetrics) -> str:
     with pytest.raises(Diverged) as raised:
         guard.check(101, trouble)
     assert raised.value.step == 101
@@ -36,27 +36,27 @@ def cause(guard: Guard, trouble: Report) -> str:
 @pytest.fixture
 def calm() -> Guard:
     """A guard after a hundred steps whose values wander between a half and two, log-normally."""
-    guard, rng = Guard(LEVELS, Limits(spike=20.0)), np.random.default_rng(0)
+    guard, rng = Guard(LEVELS, Thresholds(spike=20.0)), np.random.default_rng(0)
     for step in range(1, 101):
-        loss, gradient, reach, *energies = np.exp(rng.normal(0, 0.4, 6))
+        loss, gradient, max_abs, *energies = np.exp(rng.normal(0, 0.4, 6))
         sign = rng.choice([-1, 1], 4)
-        guard.check(step, report(loss * sign[0], gradient, reach, energies * sign[1:]))
+        guard.check(step, metrics(loss * sign[0], gradient, max_abs, energies * sign[1:]))
     return guard
 
 
 def test_nothing_is_noticed_where_nothing_is_wrong(calm):
-    calm.check(101, report())
+    calm.check(101, metrics())
     # A level without examples has no energy.
-    calm.check(102, report(energies=(1.0, np.nan, 1.0), count=(4, 0, 4)))
+    calm.check(102, metrics(energies=(1.0, np.nan, 1.0), count=(4, 0, 4)))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite(calm, bad):
     word = "NaN" if np.isnan(bad) else "infinite"
-    assert f"energy of level 1 is {word}" in cause(calm, report(loss=bad, energies=(1, bad, 1)))
-    assert word in cause(calm, report(loss=bad))
-    assert "gradient norm" in cause(calm, report(gradient=bad))
-    assert "reach" in cause(calm, report(reach=abs(bad)))
+    assert f"energy of level 1 is {word}" in cause(calm, metrics(loss=bad, energies=(1, bad, 1)))
+    assert word in cause(calm, metrics(loss=bad))
+    assert "gradient norm" in cause(calm, metrics(gradient=bad))
+    assert "largest |x| of a sample" in cause(calm, metrics(max_abs=abs(bad)))
     calm.check_weights(7, {"a": np.ones(3), "b": np.zeros(2)})
     with pytest.raises(Diverged, match="step 7: a parameter is not finite"):
         calm.check_weights(7, {"a": np.ones(3), "b": np.array([0, bad])})
@@ -64,35 +64,35 @@ def test_what_is_not_finite(calm, bad):
 
 def test_spikes_name_the_value_its_size_and_the_key(calm):
     for trouble, name in [
-        (report(loss=-100.0), "the loss"),  # though it is held against that of the energies as well
-        (report(gradient=100.0), "the gradient norm"),
-        (report(reach=100.0), "the reach"),
-        (report(energies=(1, 1, -100.0)), "the energy of level 2"),
+        (metrics(loss=-100.0), "the loss"),  # though it is compared with the energies as well
+        (metrics(gradient=100.0), "the gradient norm"),
+        (metrics(max_abs=100.0), "the largest |x| of a sample"),
+        (metrics(energies=(1, 1, -100.0)), "the energy of level 2"),
     ]:
-        told = cause(calm, trouble)
-        assert name in told
-        assert "is 100, " in told
-        assert "config.guard.spike=20" in told
+        reported = cause(calm, trouble)
+        assert name in reported
+        assert "is 100, " in reported
+        assert "config.guard.spike=20" in reported
 
 
 def test_a_loss_is_small_beside_the_energies_it_is_a_difference_of():
-    guard = Guard(LEVELS, Limits(spike=20.0))
+    guard = Guard(LEVELS, Thresholds(spike=20.0))
     for step in range(1, 101):
-        guard.check(step, report(loss=1e-3))
-    guard.check(101, report(loss=1.0))  # a thousand times its own recent size
-    assert "the loss is 30" in cause(guard, report(loss=30.0))
+        guard.check(step, metrics(loss=1e-3))
+    guard.check(101, metrics(loss=1.0))  # a thousand times its own recent size
+    assert "the loss is 30" in cause(guard, metrics(loss=30.0))
 
 
 def test_limits_that_do_not_depend_on_the_past():
-    fresh = Guard(LEVELS, Limits())
-    fresh.check(1, report(loss=-9e5, reach=999.0))
-    assert "config.guard.loss=1e+06" in cause(fresh, report(loss=-2e6))
-    assert "config.guard.max_abs=1000" in cause(fresh, report(reach=1001.0))
+    fresh = Guard(LEVELS, Thresholds())
+    fresh.check(1, metrics(loss=-9e5, max_abs=999.0))
+    assert "config.guard.loss=1e+06" in cause(fresh, metrics(loss=-2e6))
+    assert "config.guard.max_abs=1000" in cause(fresh, metrics(max_abs=1001.0))
 
 
 def test_one_wild_value_does_not_change_what_is_typical(calm):
     before = np.array(calm.get_state()["typical"])
-    calm.check(101, report(gradient=19.0 * before[1]))
+    calm.check(101, metrics(gradient=19.0 * before[1]))
     after = np.array(calm.get_state()["typical"])
     # A step of 5 % (see Guard), however wild.
     np.testing.assert_allclose(after[1] / before[1], np.exp(0.05), rtol=1e-9)
@@ -105,17 +105,17 @@ def test_the_typical_size_follows_a_median(calm):
 
 
 def test_a_guard_that_is_restored_judges_alike(calm):
-    other = Guard(LEVELS, Limits(spike=20.0))
+    other = Guard(LEVELS, Thresholds(spike=20.0))
     other.set_state(calm.get_state())
-    assert cause(other, report(gradient=50.0)) == cause(calm, report(gradient=50.0))
+    assert cause(other, metrics(gradient=50.0)) == cause(calm, metrics(gradient=50.0))
 
 
-@pytest.mark.parametrize(("factor", "told"), [(float("nan"), "is NaN"), (1e4, "config.guard.")])
-def test_a_run_mends_itself(factor, told, start, tmp_path):
+@pytest.mark.parametrize(("factor", "expected"), [(float("nan"), "is NaN"), (1e4, "config.guard.")])
+def test_a_run_recovers(factor, expected, start, tmp_path):
     (job,) = start("train", tmp_path, poison={"steps": [14], "factor": factor})
     assert job.ended() == 0, job.printed()
     assert "diverged at step 14: " in job.printed()
-    assert "back to step 12 with fresh noise: rollback 1 of 5" in job.printed()
+    assert "back to step 12 with new noise: rollback 1 of 5" in job.printed()
     assert "level  examples" in job.printed()
     kept = lines(tmp_path)
     assert [line["step"] for line in kept] == list(range(2, 25, 2))
@@ -123,8 +123,8 @@ def test_a_run_mends_itself(factor, told, start, tmp_path):
     assert record["step"] == 12
     assert record["rollbacks"][0]["number"] == 1
     assert record["rollbacks"][0]["from_step"] == 14
-    assert told in record["rollbacks"][0]["cause"]
-    state = newest(tmp_path).state
+    assert expected in record["rollbacks"][0]["cause"]
+    state = newest(tmp_path).tree
     assert state.rollbacks == 1
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((state.params, state.ema_params)))
 
@@ -137,17 +137,17 @@ def test_before_the_first_checkpoint_and_several_times(start, tmp_path):
     assert [(r["number"], r["from_step"]) for r in backs] == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_a_run_that_cannot_be_mended_ends_with_a_report(start, tmp_path):
+def test_a_run_that_cannot_be_mended_ends_with_a_metrics(start, tmp_path):
     fault = {"steps": list(range(10, 30)), "factor": float("nan"), "attempts": 99}
     (job,) = start("train", tmp_path, "--config.guard.rollbacks=2", poison=fault)
     assert job.ended() == 1
-    assert job.printed().count("diverged at step 10: ") == 3 + 1  # thrice told, and once more at the end
+    assert job.printed().count("diverged at step 10: ") == 3 + 1  # three times, and once more at the end
     assert job.printed().count("level  examples") == 3
     last = job.printed().strip().splitlines()[-1]
     assert last.startswith("drl-jax: training diverged at step 10")
     for text in ("config.guard.rollbacks=2", "checkpoint of step 8 is kept", "docs/divergence.md"):
         assert text in last
-    # The run can be taken up again, for example where the fault has gone.
+    # The run can be continued, for example where the fault is gone.
     (job,) = start("train", tmp_path)
     assert job.ended() == 0
     assert "continuing from step 8" in job.printed()

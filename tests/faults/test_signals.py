@@ -39,7 +39,7 @@ def test_in_training(processes, start, tmp_path):
     jobs = start("train", tmp_path, *LONG, processes=processes, devices=2 // processes)
     for job in jobs[:1]:
         job.wait_for("the first, compiled")
-    # To one process alone: the others hear of it by the step's own sum.
+    # To one process alone: the others learn of it by the step's own sum.
     since = send(jobs[-1:])
     assert_ended(jobs, since, 20)
     assert {stopped_after(job) for job in jobs} == {newest(tmp_path).step}
@@ -61,7 +61,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_was_not(start, whole, tmp_path)
 def test_in_the_first_compilation(processes, start, tmp_path):
     # A network that takes long to compile, and no compiled program at hand.
     large = [*LONG, "--config.network.blocks_per_resolution=6"]
-    jobs = start("train", tmp_path, *large, processes=processes, cached=False, tell={"when": "compiling"})
+    jobs = start("train", tmp_path, *large, processes=processes, cached=False, mark={"phase": "compiling"})
     for job in jobs:
         job.wait_for("MARK")
     time.sleep(2)
@@ -77,7 +77,7 @@ def test_in_an_evaluation(processes, start, tmp_path):
     long = ["--config.evaluation.num_samples=4000000", "--config.evaluation.every=6"]
     jobs = start(
         "train", tmp_path, *LONG, *long, processes=processes, devices=2 // processes,
-        tell={"when": "evaluating"},
+        mark={"phase": "evaluating"},
     )  # fmt: skip
     for job in jobs:
         job.wait_for("MARK")
@@ -96,7 +96,7 @@ def test_in_an_evaluation(processes, start, tmp_path):
 def test_in_a_save(processes, start, tmp_path):
     often = [*LONG[:1], LONG[2], "--config.checkpoint.every=4"]
     jobs = start(
-        "train", tmp_path, *often, processes=processes, devices=2 // processes, tell={"when": "saving"}
+        "train", tmp_path, *often, processes=processes, devices=2 // processes, mark={"phase": "saving"}
     )
     for job in jobs:
         job.wait_for("MARK")
@@ -112,7 +112,7 @@ def test_in_sampling(processes, start, whole, tmp_path):
     (workdir / "samples.npz").unlink()
     jobs = start(
         "sample", workdir, "--config.evaluation.num_samples=4000000", processes=processes,
-        devices=2 // processes, tell={"when": "drawing"},
+        devices=2 // processes, mark={"phase": "drawing"},
     )  # fmt: skip
     for job in jobs:
         job.wait_for("MARK")
@@ -130,7 +130,7 @@ def test_a_second_signal_ends_at_once(start, tmp_path):
     while not steps(epath.Path(tmp_path / "checkpoints")) and time.monotonic() < end:
         time.sleep(0.05)
     send([job])
-    job.wait_for("once more stops at once")
+    job.wait_for("a second signal stops at once")
     time.sleep(1.5)  # closer together they are one signal, passed on by two
     since = send([job])
     assert_ended([job], since, 2)

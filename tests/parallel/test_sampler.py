@@ -10,7 +10,7 @@ from drl_jax.main import parse
 from drl_jax.parallel.preemption import Stop
 from drl_jax.parallel.sampler import SHOWN, Sampler, Weights, not_finite
 from drl_jax.training.loop import init_state
-from tests.program.conftest import CONFIGS
+from tests.helpers import CONFIGS
 
 # The networks, levels and chains of the configs as they are: rounding that small ones do not show grows in
 # them, and turns acceptances of the points' adjusted chain around.

@@ -25,7 +25,7 @@ from drl_jax.parallel import devices
 from drl_jax.pixels import to_unit
 from tests.data.helpers import write_cifar10_archive
 from tests.metrics import inputs
-from tests.program.conftest import CONFIGS, small
+from tests.helpers import CONFIGS, small
 
 PIXELS = "frechet_pixels,kid_pixels,precision_recall_pixels"
 COUNT = 70

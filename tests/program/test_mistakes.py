@@ -11,7 +11,7 @@ from etils import epath
 from drl_jax.config import schema
 from drl_jax.config.overrides import parse
 from drl_jax.errors import UserError
-from tests.program.conftest import CONFIGS, small
+from tests.helpers import CONFIGS, small
 
 DIGITS = "--config=digits.py"
 

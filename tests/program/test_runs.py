@@ -15,7 +15,7 @@ from drl_jax.config import schema
 from drl_jax.config.build import build
 from drl_jax.config.overrides import parse
 from drl_jax.core.levels import make_levels
-from tests.program.conftest import CONFIGS, small
+from tests.helpers import CONFIGS, small
 
 DIGITS = ["--config=digits.py", *small(levels__count=3)]
 WALL_CLOCK = ("steps_per_second", "evaluation_seconds")

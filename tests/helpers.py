@@ -1,0 +1,36 @@
+"""What tests of the whole program share: small versions of the real configs, and running a command here."""
+
+from pathlib import Path
+
+import pytest
+
+from drl_jax.main import main
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+def small(**overrides) -> list[str]:
+    """Flags that make any image config run for seconds. One network and chain for all: compiled once."""
+    values = {
+        "network.width": 8,
+        "network.blocks_per_resolution": 1,
+        "data.batch_size": 4,
+        "levels.count": 3,
+        "sampler.steps": 2,
+        "training.steps": 4,
+        "training.log_every": 2,
+        "checkpoint.every": 2,
+        "evaluation.every": 4,
+        "evaluation.num_samples": 6,
+        "evaluation.samples_per_device": 2,
+        "evaluation.save_every": 4,
+        "evaluation.metrics": "none",
+    } | {name.replace("__", "."): value for name, value in overrides.items()}
+    return [f"--config.{name}={value}" for name, value in values.items()]
+
+
+def run(*arguments) -> None:
+    """Runs a command of the program in this process; it must succeed."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(a) for a in arguments])
+    assert ended.value.code == 0
