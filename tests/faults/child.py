@@ -15,7 +15,7 @@ from drl_jax import main
 from drl_jax.checkpoints import orbax
 from drl_jax.commands import train
 from drl_jax.data import tfds_source
-from drl_jax.evaluation.evaluator import Evaluation
+from drl_jax.evaluation.evaluator import Evaluator
 from drl_jax.parallel import sampler
 from drl_jax.training import loop
 
@@ -73,7 +73,7 @@ def tell(when: str) -> None:
     """Prints MARK when the program reaches a phase."""
     owner, name = {
         "saving": (orbax.ocp.training.Checkpointer, "save_checkpointables_async"),
-        "evaluating": (Evaluation, "__call__"),
+        "evaluating": (Evaluator, "__call__"),
         "drawing": (sampler.Sampler, "draw"),
         "compiling": (train, "run_training"),
     }[when]
