@@ -1,10 +1,10 @@
-"""Writes the README's table of results from the files in docs/results, which `drl-jax evaluate` made.
+"""Writes the README's table of results from the files in docs/results, which `drl-jax evaluate` wrote.
 
-    python docs/table.py           writes it
-    python docs/table.py --check   says whether it is what the files say; exit code 1 if it is not
+    python docs/table.py           writes the table
+    python docs/table.py --check   exit code 1 if the table does not match the files
 
-A result is added by copying result_N.json of a run's evaluation to docs/results/NAME.json; a setting that was
-run with several seeds has NAME_0.json, NAME_1.json, …
+To add a result, copy result_N.json of an evaluation to docs/results/NAME.json. A setting that was run with
+several seeds has NAME_0.json, NAME_1.json, …
 """
 
 import json
@@ -19,8 +19,14 @@ BEGIN, END = "<!-- results: written by docs/table.py -->\n", "<!-- end of result
 
 
 class Setting(NamedTuple):
-    """A row: what was run, how its results are called, and the figures that the paper
-    gives for it."""
+    """A row of the table.
+
+    Attributes:
+      what: what was run.
+      name: of its files in docs/results.
+      command: that runs it; empty if the program cannot yet.
+      published: figures of the paper.
+    """
 
     what: str
     name: str
@@ -57,8 +63,8 @@ SETTINGS = [
         for what in ("church", "bedroom")
     ),
 ]
-# What of a result is shown: a score's name, what people call it, and whether that of halves of the data is
-# put beside it.
+# Scores in the table: a pattern of the score's name, how the table calls it, and whether the score of data
+# against data stands beside it.
 SHOWN = [
     (r"fid_(\d+)", "FID of {}", False),
     ("inception_score", "IS", False),
@@ -68,7 +74,7 @@ SHOWN = [
 
 
 def table(folder: Path) -> str:
-    """The table of the results in a folder, as Markdown."""
+    """Makes the table of the results in a folder, as Markdown."""
     lines = ["| setting | command | published | ours | cost of ours |", "|---|---|---|---|---|"]
     for setting in SETTINGS:
         found = _results(folder, setting.name)
@@ -80,7 +86,7 @@ def table(folder: Path) -> str:
 
 
 def write(readme: str, folder: Path) -> str:
-    """The README with the table in its place."""
+    """Returns the README with a new table in it."""
     before, rest = readme.split(BEGIN)
     return before + BEGIN + table(folder) + END + rest.split(END, 1)[1]
 
@@ -91,19 +97,17 @@ def _results(folder: Path, name: str) -> list[dict[str, Any]]:
 
 
 def _ours(found: list[dict[str, Any]]) -> str:
-    told = []
-    for pattern, called, halves in SHOWN:
+    cells = []
+    for pattern, title, with_data in SHOWN:
         for name in found[0]["scores"]:
             match = re.fullmatch(pattern, name)
             if match is None:
                 continue
             values = ", ".join(_number(result["scores"][name]) for result in found)
-            least = (
-                f" (halves of the data: {_number(found[0]['halves_of_the_data'][name])})" if halves else ""
-            )
-            told.append(f"{called.format(*match.groups())} {values}{least}")
+            data = f" (data against data: {_number(found[0]['data_vs_data'][name])})" if with_data else ""
+            cells.append(f"{title.format(*match.groups())} {values}{data}")
     seeds = [str(result["config"]["training"]["seed"]) for result in found]
-    return "; ".join(told) + (f" (seeds {', '.join(seeds)})" if len(found) > 1 else "")
+    return "; ".join(cells) + (f" (seeds {', '.join(seeds)})" if len(found) > 1 else "")
 
 
 def _number(value: float) -> str:
@@ -124,7 +128,7 @@ def main() -> None:
     old = README.read_text()
     new = write(old, HERE / "results")
     if "--check" in sys.argv[1:]:
-        sys.exit("README.md is not what docs/results say: run docs/table.py" if new != old else 0)
+        sys.exit("the table in README.md does not match docs/results: run docs/table.py" if new != old else 0)
     README.write_text(new)
 
 

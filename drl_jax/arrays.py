@@ -1,4 +1,4 @@
-"""Files of named arrays that tell whether they are what was written."""
+"""Files of named arrays (.npz) that are verified when they are read."""
 
 import hashlib
 import io
@@ -9,24 +9,26 @@ from etils import epath
 
 from drl_jax import files
 
-_DIGEST = "sha256"  # of the other arrays; NumPy's files have check sums, but for what a damaged header hides
+# The name of the digest among the arrays. NumPy's zip files have checksums of their bytes only, and a damaged
+# header can hide an array.
+_DIGEST = "sha256"
 
 
 def write(path: epath.Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes a .npz, whole or not at all."""
+    """Writes arrays, as a whole or not at all. Raises OSError if that failed."""
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **{**arrays, _DIGEST: _digest(arrays)})
     files.write(path, content.getvalue())
 
 
 def read(path: epath.Path) -> dict[str, np.ndarray] | None:
-    """What `write` wrote; None if it is not there, or damaged."""
+    """Reads what `write` wrote. Returns None if there is no such file, or it is damaged."""
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         digest = arrays.pop(_DIGEST)
         return arrays if np.array_equal(digest, _digest(arrays)) else None
-    except Exception:  # whatever a damaged file makes the readers of zips and arrays stumble over
+    except Exception:  # a damaged file can raise many types of errors in the readers of zips and arrays
         return None
 
 

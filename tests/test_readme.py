@@ -28,7 +28,7 @@ def test_what_the_table_says_of_a_result(tmp_path):
         return json.dumps(
             {
                 "scores": scores,
-                "halves_of_the_data": {"frechet_pixels": 0.25, "fid_25000": 2.0},
+                "data_vs_data": {"frechet_pixels": 0.25, "fid_25000": 2.0},
                 "training": {"seconds": 90 + 60 * seed, "machine": "8 TPU devices"},
                 "config": {"training": {"seed": seed}},
             }
@@ -40,7 +40,7 @@ def test_what_the_table_says_of_a_result(tmp_path):
     (tmp_path / "cifar10_t6.json").write_text(result(0, fid_50000=9.625, inception_score=8.31))
     rows = {row.split(" | ")[0]: row for row in TABLE["table"](tmp_path).splitlines()}
     assert rows["| digits 8x8"].endswith(
-        "| – | Fréchet distance of pixels 0.5 (halves of the data: 0.25) | 1.5 min, 8 TPU devices |"
+        "| – | Fréchet distance of pixels 0.5 (data against data: 0.25) | 1.5 min, 8 TPU devices |"
     )
     expected = "| total variation 0.0512, 0.0833 (seeds 0, 1) | at most 2.5 min each, 8 TPU devices |"
     assert rows["| ring of eight Gaussians"].endswith(expected)

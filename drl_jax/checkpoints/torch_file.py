@@ -1,8 +1,10 @@
-"""Reading the arrays of a PyTorch file without PyTorch and without running what is in it.
+"""Reads the arrays of a PyTorch file without PyTorch, and without running code from it.
 
-A .pth file is a pickle, a program that builds objects, beside the arrays' bytes. Unpickling would call
-whatever functions the program names. Here its instructions are listed by `pickletools`, which runs nothing,
-and the few that a dictionary of arrays is made of are followed by hand; any other is an error.
+A .pth file holds a pickle, which is a program that builds objects, and the bytes of the arrays. Unpickling
+calls any function that the program names. Here `pickletools` lists its instructions, which runs nothing, and
+the few that build a dictionary of arrays are interpreted. Any other instruction is an error.
+
+Places, shapes and sizes are checked too: a caller may know only the first digits of a file's SHA-256.
 """
 
 import io
@@ -26,14 +28,14 @@ _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 
 class _Name(NamedTuple):
-    """A function or class that the program names; never looked up."""
+    """A function or class that the program names. It is never imported."""
 
     module: str
     name: str
 
 
 class _Array(NamedTuple):
-    """A view of a storage, not yet read."""
+    """A view of a storage that is not read yet; strides are in elements."""
 
     storage: tuple
     offset: int
@@ -42,7 +44,17 @@ class _Array(NamedTuple):
 
 
 def read(content: bytes) -> dict[str, np.ndarray]:
-    """The arrays of a state dict, by name. Raises ValueError if the file is anything but that."""
+    """Reads the arrays of a state dict.
+
+    Args:
+      content: the bytes of the file, in PyTorch's zip format or its legacy format.
+
+    Returns:
+      The arrays by name.
+
+    Raises:
+      ValueError: the file is damaged, is not a state dict, or would run code.
+    """
     try:
         tree, bytes_of = _open(content)
         if not isinstance(tree, dict):
@@ -52,30 +64,30 @@ def read(content: bytes) -> dict[str, np.ndarray]:
         }
     except ValueError:
         raise
-    except Exception as error:  # whatever a damaged program makes the reader stumble over
+    except Exception as error:  # a damaged program can raise errors of many types
         raise ValueError(f"it is damaged: {error}") from None
 
 
 def _open(content: bytes) -> tuple[Any, Callable[[tuple], bytes]]:
-    """The program's result, and a function from a storage to its bytes."""
+    """Returns the result of the program, and a function from a storage to its bytes."""
     if content[:2] == b"PK":
         archive = zipfile.ZipFile(io.BytesIO(content))
-        # PyTorch stores and does not compress: a file that unpacks to more than it is was made to harm.
+        # PyTorch does not compress. A compressed file could fill the memory.
         if sum(info.file_size for info in archive.infolist()) > len(content):
-            raise ValueError("it is compressed, which no file of PyTorch's is")
+            raise ValueError("it is compressed, and PyTorch does not compress its files")
         (program,) = [name for name in archive.namelist() if name.endswith("/data.pkl")]
         folder = program.removesuffix("data.pkl")
         return (
-            _follow(io.BytesIO(archive.read(program))),
+            _interpret(io.BytesIO(archive.read(program))),
             lambda storage: archive.read(f"{folder}data/{storage[2]}"),
         )
     file = io.BytesIO(content)
-    if _follow(file) != _LEGACY_MAGIC:
+    if _interpret(file) != _LEGACY_MAGIC:
         raise ValueError("it is not a PyTorch file")
-    _follow(file)  # the protocol's version
-    _follow(file)  # the writer's machine
-    tree = _follow(file)
-    keys = _follow(file)
+    _interpret(file)  # the version of the protocol
+    _interpret(file)  # the machine that wrote the file
+    tree = _interpret(file)
+    keys = _interpret(file)
     known = {value.storage[2]: value.storage for value in tree.values() if isinstance(value, _Array)}
     raw = {}
     for key in keys:
@@ -87,7 +99,7 @@ def _open(content: bytes) -> tuple[Any, Callable[[tuple], bytes]]:
 def _dtype(storage: tuple) -> np.dtype:
     kind = storage[1]
     if not isinstance(kind, _Name) or kind.module != "torch" or kind.name not in _TYPES:
-        raise ValueError(f"it holds arrays of a type that is not read, {_told(kind)}")
+        raise ValueError(f"it holds arrays of a type that cannot be read, {_name(kind)}")
     return _TYPES[kind.name]
 
 
@@ -96,10 +108,10 @@ def _view(array: _Array, bytes_of: Callable[[tuple], bytes]) -> np.ndarray:
     flat = np.frombuffer(bytes_of(array.storage), dtype)
     numbers = (array.offset, *array.shape, *array.strides)
     if not all(type(number) is int and number >= 0 for number in numbers):
-        raise ValueError("it is damaged: an array has a place, shape or strides that no array has")
+        raise ValueError("it is damaged: an array has an impossible place, shape or strides")
     last = array.offset + sum((n - 1) * s for n, s in zip(array.shape, array.strides, strict=True))
     inside = 0 in array.shape or last < len(flat)
-    # No view repeats elements: a small file could ask for all memory with strides of 0.
+    # A view must not repeat elements: with strides of 0 a small file could fill the memory.
     if len(flat) != array.storage[4] or not inside or math.prod(array.shape) > len(flat):
         raise ValueError("it is damaged: an array is longer than its bytes")
     strides = [stride * dtype.itemsize for stride in array.strides]
@@ -111,18 +123,18 @@ def _call(function: _Name, arguments: tuple) -> Any:
         return {}
     if function == _Name("torch._utils", "_rebuild_tensor_v2"):
         return _Array(*arguments[:4])
-    raise ValueError(f"it would run code: {_told(function)}")
+    raise ValueError(f"it would run code: {_name(function)}")
 
 
-def _told(value: Any) -> str:
-    """A name, shortened; of anything else only its type: its text may be longer than all memory."""
+def _name(value: Any) -> str:
+    """A name, shortened, for a message. Of other values only the type: their text could fill the memory."""
     if isinstance(value, _Name) and isinstance(value.module, str) and isinstance(value.name, str):
         return f"{value.module}.{value.name}"[:120]
     return type(value).__name__
 
 
-def _follow(file: io.BytesIO) -> Any:
-    """The value that one pickle stands for; the file is left at its end."""
+def _interpret(file: io.BytesIO) -> Any:
+    """Returns the value that one pickle builds; the file is left at its end."""
     stack: list[Any] = []
     marks: list[int] = []
     memo: dict[int, Any] = {}
@@ -173,12 +185,12 @@ def _follow(file: io.BytesIO) -> Any:
                 name, module = stack.pop(), stack.pop()
                 stack.append(_Name(module, name))
             case "BINPERSID":
-                pass  # the storage's tuple itself stands for it
+                pass  # the tuple that describes the storage stays on the stack in its place
             case "REDUCE":
                 arguments, function = stack.pop(), stack.pop()
                 stack.append(_call(function, arguments))
             case "BUILD":
-                stack.pop()  # attributes of a dictionary: versions of its modules
+                stack.pop()  # attributes of a dictionary: versions of modules
             case "SETITEM":
                 value, key = stack.pop(), stack.pop()
                 stack[-1][key] = value
@@ -193,6 +205,6 @@ def _follow(file: io.BytesIO) -> Any:
                 stack[-1].extend(taken)
             case other:
                 raise ValueError(
-                    f"it has an instruction that no dictionary of arrays needs, {other} at {position}"
+                    f"it has the instruction {other} at {position}, which no dictionary of arrays needs"
                 )
     raise ValueError("it ends in the middle")

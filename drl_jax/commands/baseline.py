@@ -1,72 +1,85 @@
-"""`check`: the scores of data against themselves, to hold a model's against, and to try the metrics on."""
+"""`baseline`: the scores of data against data, to compare those of a model with, and to test the metrics."""
 
-from drl_jax.commands.common import (
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+
+from drl_jax.commands.job import start_job
+from drl_jax.commands.scoring import (
     about_data,
-    make_spaces,
-    metrics_of,
+    make_extractors,
+    metric_names,
     protocol_lines,
     read_reference,
-    voices,
 )
 from drl_jax.config.build import build, open_data
 from drl_jax.config.schema import Config
 from drl_jax.data.sources import has_split
 from drl_jax.errors import UserError
-from drl_jax.evaluation import measures
+from drl_jax.evaluation import scores
 from drl_jax.evaluation.features import PUBLIC_SHA256
-from drl_jax.parallel import devices
 from drl_jax.parallel.preemption import Stop
 from drl_jax.report import provenance
 
-# What others measured of the images of CIFAR-10 by the same network: the distance of the test set from
-# the training set, and the score of the training set.
+# What others measured on the images of CIFAR-10 with the same network: the distance of the test split from
+# the training split, and the score of the training split.
 _KNOWN = {"cifar10": {"fid_10000": 3.15, "inception_score": 11.24}}
+_logger = logging.getLogger(__name__)
 
 
-def check(config: Config, prepare_command: str, stop: Stop) -> None:
-    """Measures the test split against the one that the config names where there are both, and halves of
-    the data against each other where not."""
-    experiment, metrics = build(config), metrics_of(config, samples=False)
-    metrics = [name for name in metrics if name != measures.TOTAL_VARIATION]
+def baseline(config: Config, prepare_command: str, stop: Stop) -> None:
+    """Prints the scores of one half of the data against the other, and of the test split, if there is one.
+
+    Args:
+      config: the config.
+      prepare_command: the command that a message names if the data are not prepared.
+      stop: gets the delay with which this process exits.
+
+    Raises:
+      UserError: the config or the data are not right.
+    """
+    parts, metrics = build(config), metric_names(config, needs_samples=False)
+    metrics = [name for name in metrics if name != scores.TOTAL_VARIATION]
     if not metrics:
         raise UserError(
-            f"config.evaluation.metrics={config.evaluation.metrics}: no metric of samples is among them"
+            f"config.evaluation.metrics={config.evaluation.metrics} names no metric of samples; name "
+            "one, as in fid or frechet_pixels"
         )
     source = open_data(config, prepare_command)
-    devices.start()
-    stop.linger = devices.linger()
-    placement, (say, warn) = devices.place(), voices()
-    spaces = make_spaces(config, metrics, experiment.shape, placement)
+    with start_job(stop) as placement:
+        extractors = make_extractors(config, metrics, parts.shape, placement)
+        reference = read_reference(config, source, metrics, extractors)
+        protocol = {
+            "reference": about_data(config, source, reference),
+            **{extractor.name: extractor.about for extractor in extractors},
+            "metrics": {name: scores.protocol_of(name) for name in metrics},
+        }
+        _logger.info("%s", "\n".join(protocol_lines(protocol, provenance.versions())))
+        _print("one half of the data against the other", scores.data_vs_data(metrics, reference.data), {})
+        known = _KNOWN.get(config.data.name, {}) if _is_standard(config) else {}
+        if "inception_score" in metrics:
+            score = scores.compute_scores(["inception_score"], reference.data, reference.data)
+            _print(f"{config.data.split} alone", score, known)
+        if not has_split(config.data.name, "test", data_dir=config.data.data_dir):
+            return
+        test_config = replace(config, data=replace(config.data, split="test"))
+        test_source = open_data(test_config, prepare_command)
+        test = read_reference(test_config, test_source, metrics, extractors)
+        _logger.info("%d examples of %s test, sha256 %s", len(test_source), config.data.name, test.sha256)
+        compared = [name for name in metrics if name != "inception_score"]
+        values = scores.compute_scores(compared, test.data, reference.data)
+        _print(f"test against {config.data.split}", values, known)
 
-    data = read_reference(config, source, metrics, spaces, warn)
-    told = {"reference": about_data(config, source, data), **{space.name: space.about for space in spaces}}
-    told["metrics"] = {name: measures.protocol_of(name) for name in metrics}
-    say("\n".join(protocol_lines(told, provenance.versions())))
-    _tell(say, "one half against the other", measures.floor(metrics, data.data), {})
-    known = _KNOWN.get(config.data.name, {}) if _is_as_known(config) else {}
-    scores = measures.measure([m for m in metrics if m == "inception_score"], data.data, data.data)
-    if scores:
-        _tell(say, f"{config.data.split} alone", scores, known)
-    if not has_split(config.data.name, "test", data_dir=config.data.data_dir):
-        return
-    test = config.copy_and_resolve_references()
-    test.data.split = "test"
-    other = open_data(test, prepare_command)
-    held_out = read_reference(config, other, metrics, spaces, warn)
-    say(f"{len(other)} examples of {config.data.name} test, sha256 {held_out.sha256}")
-    others = [name for name in metrics if name != "inception_score"]
-    scores = measures.measure(others, held_out.data, data.data)
-    _tell(say, f"test against {config.data.split}", scores, known)
 
-
-def _is_as_known(config: Config) -> bool:
+def _is_standard(config: Config) -> bool:
+    """Whether the data and the network are those of the known scores."""
     data, weights = config.data, config.evaluation.inception_sha256
-    whole = (data.split, data.image_size, data.channels, data.crop) == ("train", 32, 3, None)
-    return whole and weights.startswith(PUBLIC_SHA256)
+    is_whole = (data.split, data.image_size, data.channels, data.crop) == ("train", 32, 3, None)
+    return is_whole and PUBLIC_SHA256.startswith(weights.lower())
 
 
-def _tell(say, what: str, scores: dict[str, float], known: dict[str, float]) -> None:
-    say(f"{what}:")
-    for name, value in scores.items():
+def _print(what: str, values: Mapping[str, float], known: Mapping[str, float]) -> None:
+    _logger.info("%s:", what)
+    for name, value in values.items():
         beside = f"  (known: {known[name]})" if name in known else ""
-        say(f"  {name:<34} {value:.5g}{beside}")
+        _logger.info("  %-34s %.5g%s", name, value, beside)

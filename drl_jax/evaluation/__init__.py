@@ -1,0 +1,1 @@
+"""Samples of a model measured against a data set."""

@@ -1,98 +1,153 @@
-"""What samples are held against: the features of a data set, computed once and kept."""
+"""The features of a data set, with which those of samples are compared; costly ones are cached on disk."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from etils import epath
 
 from drl_jax import arrays
-from drl_jax.data.sources import Source
+from drl_jax.data.sources import Source, fingerprint
 from drl_jax.errors import UserError
-from drl_jax.evaluation.features import Features, Space
-from drl_jax.evaluation.measures import Population, gather
+from drl_jax.evaluation.features import FeatureExtractor, Features
+from drl_jax.evaluation.scores import FeatureAccumulator, FeatureSet
 from drl_jax.metrics.frechet import Moments
-from drl_jax.parallel.devices import everywhere
+from drl_jax.parallel.consensus import all_processes
 
-_READ = 256  # examples at a time, as many as a batch may have: reading has a time limit
-_VERSION = 1  # of what is kept in a file
+_ROWS = 256  # examples that are read at a time; reading has a time limit
+_VERSION = 2  # of the cache files
+_logger = logging.getLogger(__name__)
 
 
 class Reference(NamedTuple):
-    """`data`: the whole data set in each space, in an order that is random and always the same. `sha256`:
-    of its examples in this order, after crop and resize."""
+    """The features of a whole data set, in an order that is random and always the same.
 
-    data: dict[str, Population]
+    Attributes:
+      data: the features, by extractor.
+      sha256: of all examples in this order, after crop and resize.
+    """
+
+    data: dict[str, FeatureSet]
     sha256: str
 
-    def populations(self) -> dict[str, Population]:
-        """What samples are compared with: all of the data in Inception's space, as published figures are.
-        In that of the data themselves one half of what is kept of them, so that the other can show the
-        least distance there is."""
+    def compared(self) -> dict[str, FeatureSet]:
+        """Returns the features that samples are compared with, by extractor.
+
+        For Inception these are all of the data, as in published figures. In pixel or point space they are
+        one half of the data, so that the other half can give the score of a perfect model.
+        """
         return {
-            space: population if space == "inception" else population.halves[0]
-            for space, population in self.data.items()
+            extractor: features if extractor == "inception" else features.halves[0]
+            for extractor, features in self.data.items()
         }
 
 
-def measure_data(
-    source: Source, spaces: Sequence[Space], cache: epath.Path, warn: Callable[[str], None], *, fewest: int
+def read_reference(
+    source: Source,
+    extractors: Sequence[FeatureExtractor],
+    cache: epath.Path,
+    data: Mapping[str, Any],
+    *,
+    min_samples: int,
 ) -> Reference:
-    """Reads all examples of a source, `fewest` in each half, and features of Inception from `cache` if they
-    are there.
+    """Computes the features of all examples of a source, or reads them from the cache.
 
-    All processes of a job call this; the first writes to the cache, and says in a warning if it cannot.
+    If all of them are in the cache, only the 16 examples of `sources.fingerprint` are read; else all examples
+    are read once. All processes must call this. Process 0 writes the cache, and warns if it cannot.
 
-    Raises UserError: there are too few examples, or one cannot be read.
+    Args:
+      source: the data set.
+      extractors: of the features.
+      cache: folder of the cache.
+      data: what names the data set: name, split, crop and so on. With the fingerprint it is the cache's key.
+      min_samples: how many examples a half of the data must have.
+
+    Raises:
+      UserError: there are too few examples, or one cannot be read.
     """
-    if len(source) < 2 * fewest:
+    if len(source) < 2 * min_samples:
         raise UserError(
-            f"config.evaluation.metrics: {len(source)} examples are too few data; {2 * fewest} are the least"
+            f"config.evaluation.metrics needs at least {2 * min_samples} examples, and the data set has "
+            f"{len(source)}"
         )
-    digest = hashlib.sha256()
-    for part in _examples(source):
-        digest.update(f"{part.dtype}{part.shape[1:]}".encode())
-        digest.update(np.ascontiguousarray(part).data)
-    sha256, data = digest.hexdigest(), {}
-    for space in spaces:
-        file = cache / f"{space.name}_{hash_of([_VERSION, sha256, space.about])}.npz"
-        kept = _load(file) if space.costly else None
-        # All or none: extracting is the work of all processes together.
-        if not everywhere(kept is not None):
-            kept = gather(space.extract(part) for part in _examples(source))
-            if space.costly and jax.process_index() == 0:
-                _save(file, kept, warn)
-        assert kept is not None
-        data[space.name] = kept
-    return Reference(data, sha256)
+    costly = [extractor for extractor in extractors if extractor.is_costly]
+    key = {**data, **fingerprint(source)} if costly else {}
+    files = {e.name: cache / f"{e.name}_{short_hash([_VERSION, key, e.about])}.npz" for e in costly}
+    known = {name: entry for name, file in files.items() if (entry := _read_cached(file)) is not None}
+    # Extracting is the work of all processes together, so they must agree on what is missing.
+    known = {name: known[name] for name in files if all_processes(name in known)}
+    features = {name: entry.features for name, entry in known.items()}
+
+    missing = [extractor for extractor in extractors if extractor.name not in known]
+    if missing or not known:
+        computed, sha256 = _read_all(source, missing)
+        features |= computed
+    else:
+        sha256 = next(iter(known.values())).sha256
+    # Data that changed outside of the 16 examples have another SHA-256.
+    changed = [e for e in costly if e.name in known and known[e.name].sha256 != sha256]
+    if not all_processes(not changed):
+        features, sha256 = _read_all(source, extractors)
+        missing = extractors
+    if jax.process_index() == 0:
+        for extractor in missing:
+            if extractor.is_costly:
+                _write_cached(files[extractor.name], _Entry(features[extractor.name], sha256))
+    return Reference({extractor.name: features[extractor.name] for extractor in extractors}, sha256)
 
 
-def hash_of(parts: object) -> str:
-    """A name for what values, with a `repr` that tells all, say: 12 hex digits."""
+def short_hash(parts: object) -> str:
+    """Returns the first 12 hex digits of the SHA-256 of repr(parts)."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
 
-def _examples(source: Source) -> Iterator[np.ndarray]:
+def _read_all(source: Source, extractors: Sequence[FeatureExtractor]) -> tuple[dict[str, FeatureSet], str]:
+    """Reads all examples once. Returns their features, by extractor, and their SHA-256."""
+    accumulators = {extractor.name: FeatureAccumulator() for extractor in extractors}
+    sha256 = hashlib.sha256()
     order = np.random.default_rng(0).permutation(len(source))
-    for first in range(0, len(order), _READ):
-        yield source.take(order[first : first + _READ])
+    for first in range(0, len(order), _ROWS):
+        examples = source.take(order[first : first + _ROWS])
+        sha256.update(f"{examples.dtype}{examples.shape[1:]}".encode())
+        sha256.update(np.ascontiguousarray(examples).data)
+        for extractor in extractors:
+            accumulators[extractor.name].add(extractor.extract(examples))
+    return {name: accumulator.result() for name, accumulator in accumulators.items()}, sha256.hexdigest()
 
 
-def _save(file: epath.Path, population: Population, warn: Callable[[str], None]) -> None:
-    moments, (vectors, logits) = population.moments, population.features
-    named = {"size": np.array(moments.size), "mean": moments.mean, "covariance": moments.covariance}
-    named |= {"vectors": vectors} | ({} if logits is None else {"logits": logits})
+class _Entry(NamedTuple):
+    """What a cache file holds: features of a data set, and the SHA-256 of its examples."""
+
+    features: FeatureSet
+    sha256: str
+
+
+def _write_cached(file: epath.Path, entry: _Entry) -> None:
+    moments, (vectors, logits) = entry.features.moments, entry.features.features
+    named = {
+        "examples_sha256": np.frombuffer(bytes.fromhex(entry.sha256), np.uint8),
+        "size": np.array(moments.size),
+        "mean": moments.mean,
+        "covariance": moments.covariance,
+        "vectors": vectors,
+    }
     try:
-        arrays.write(file, named)
+        arrays.write(file, named | ({} if logits is None else {"logits": logits}))
     except OSError as error:
-        warn(f"{file} cannot be written ({error.strerror or error}): the data will be measured again")
+        _logger.warning(
+            "%s cannot be written (%s): the features of the data will be computed again next time",
+            file,
+            error.strerror or error,
+        )
 
 
-def _load(file: epath.Path) -> Population | None:
+def _read_cached(file: epath.Path) -> _Entry | None:
     named = arrays.read(file)
     if named is None:
         return None
     moments = Moments(int(named["size"]), named["mean"], named["covariance"])
-    return Population(moments, Features(named["vectors"], named.get("logits")))
+    features = FeatureSet(moments, Features(named["vectors"], named.get("logits")))
+    return _Entry(features, named["examples_sha256"].tobytes().hex())

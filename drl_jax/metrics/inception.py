@@ -1,10 +1,10 @@
 """Inception-v3 as published Fréchet distances use it: the graph of 2015-12-05, in float32 at full precision.
 
-It differs from the Inception of model zoos: average pools do not count their padding, the last block pools
-by maximum, there are 1,008 classes, and images are enlarged to 299 pixels as TensorFlow 1 did.
+It differs from the Inception of model zoos: average pools do not count their padding, the last block has a
+max pool, there are 1,008 classes, and images are resized to 299 × 299 pixels as in TensorFlow 1.
 
-References: Szegedy et al. 2016 (the network), Heusel et al. 2017 (its use). Names and order of the weights
-are those of torch-fidelity's file.
+Sources: Szegedy et al. (2016), the network; Heusel et al. (2017), its use. The weights have the names of
+torch-fidelity's file.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,18 +22,23 @@ Weights = Mapping[str, jax.Array]
 """Arrays by name: NAME.kernel [height, width, inputs, outputs] and NAME.bias [outputs] of each convolution,
 with its batch normalisation folded in; fc.kernel [2048, 1008]."""
 
-_Maps = Float[Array, "_ _ _ _"]
+_Activations = Float[Array, "_ _ _ _"]
 
 
 class Outputs(NamedTuple):
-    """features: of the last average pool, what distances are measured in. logits: without the bias."""
+    """What the network computes of each image.
+
+    Attributes:
+      features: of the last average pool; distances are measured between these.
+      logits: of the classes, without the bias.
+    """
 
     features: Float[Array, "n 2048"]
     logits: Float[Array, "n 1008"]
 
 
 def inception(weights: Weights, images: UInt8[Array, "n height width 3"]) -> Outputs:
-    """Features and logits of RGB bytes, of any size."""
+    """Computes features and logits of RGB images of any size."""
     net = _Net(weights)
     x = (resize(images.astype(jnp.float32)) - 128) / 128
     x = net.conv("Conv2d_1a_3x3", x, stride=2)
@@ -55,29 +60,33 @@ def inception(weights: Weights, images: UInt8[Array, "n height width 3"]) -> Out
     return Outputs(features, jnp.dot(features, weights["fc.kernel"], precision=lax.Precision.HIGHEST))
 
 
-def resize(images: _Maps) -> _Maps:
-    """To 299 x 299, bilinearly between the two pixels at and after i · side / 299: without the half-pixel
-    centres of newer resizes, which move the features of 32 x 32 images by 2.4 %."""
-    rows, columns = (jnp.asarray(_taps(side)) for side in images.shape[1:3])
+def resize(images: _Activations) -> _Activations:
+    """Resizes images to 299 × 299 pixels as TensorFlow 1 does: bilinearly, without half-pixel centres.
+
+    Pixel i of the result lies between the two pixels at and after i · side / 299. Half-pixel centres, as in
+    newer resizes, change the features of 32 × 32 images by 2.4 %.
+    """
+    rows, columns = (jnp.asarray(_interpolation(side)) for side in images.shape[1:3])
     return jnp.einsum("yh,nhwc,xw->nyxc", rows, images, columns, precision=lax.Precision.HIGHEST)
 
 
-def _taps(side: int) -> Float[np.ndarray, "299 side"]:
-    at = np.arange(SIDE, dtype=np.float32) * np.float32(side / SIDE)
-    low = np.floor(at).astype(int)
-    taps = np.zeros((SIDE, side), np.float32)
-    np.add.at(taps, (np.arange(SIDE), low), 1 - (at - low))
-    np.add.at(taps, (np.arange(SIDE), np.minimum(low + 1, side - 1)), at - low)
-    return taps
+def _interpolation(side: int) -> Float[np.ndarray, "299 side"]:
+    """The matrix that resizes one axis."""
+    position = np.arange(SIDE, dtype=np.float32) * np.float32(side / SIDE)
+    low = np.floor(position).astype(int)
+    matrix = np.zeros((SIDE, side), np.float32)
+    np.add.at(matrix, (np.arange(SIDE), low), 1 - (position - low))
+    np.add.at(matrix, (np.arange(SIDE), np.minimum(low + 1, side - 1)), position - low)
+    return matrix
 
 
 class _Net:
-    """The blocks. Each concatenates its branches in the order of the paper's figures."""
+    """The blocks of the network. Each concatenates its branches in the order of the paper's figures."""
 
     def __init__(self, weights: Weights):
         self._weights = weights
 
-    def conv(self, name: str, x: _Maps, stride: int = 1, *, same: bool = False) -> _Maps:
+    def conv(self, name: str, x: _Activations, stride: int = 1, *, same: bool = False) -> _Activations:
         kernel, bias = self._weights[f"{name}.kernel"], self._weights[f"{name}.bias"]
         x = lax.conv_general_dilated(
             x,
@@ -89,49 +98,49 @@ class _Net:
         )
         return jax.nn.relu(x + bias.reshape(1, 1, 1, -1))
 
-    def chain(self, block: str, names: Sequence[str], x: _Maps) -> _Maps:
-        """Convolutions that keep the size, one after the other."""
+    def chain(self, block: str, names: Sequence[str], x: _Activations) -> _Activations:
+        """Applies convolutions that keep the size, one after the other."""
         for name in names:
             x = self.conv(f"{block}.{name}", x, same=True)
         return x
 
-    def block_a(self, block: str, x: _Maps) -> _Maps:
-        return _join(
+    def block_a(self, block: str, x: _Activations) -> _Activations:
+        return _concatenate(
             self.chain(block, ["branch1x1"], x),
             self.chain(block, ["branch5x5_1", "branch5x5_2"], x),
             self.chain(block, ["branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"], x),
             self.chain(block, ["branch_pool"], _average_pool(x)),
         )
 
-    def block_b(self, block: str, x: _Maps) -> _Maps:
+    def block_b(self, block: str, x: _Activations) -> _Activations:
         double = self.chain(block, ["branch3x3dbl_1", "branch3x3dbl_2"], x)
-        return _join(
+        return _concatenate(
             self.conv(f"{block}.branch3x3", x, 2),
             self.conv(f"{block}.branch3x3dbl_3", double, 2),
             _max_pool(x),
         )
 
-    def block_c(self, block: str, x: _Maps) -> _Maps:
-        return _join(
+    def block_c(self, block: str, x: _Activations) -> _Activations:
+        return _concatenate(
             self.chain(block, ["branch1x1"], x),
             self.chain(block, [f"branch7x7_{i}" for i in (1, 2, 3)], x),
             self.chain(block, [f"branch7x7dbl_{i}" for i in (1, 2, 3, 4, 5)], x),
             self.chain(block, ["branch_pool"], _average_pool(x)),
         )
 
-    def block_d(self, block: str, x: _Maps) -> _Maps:
+    def block_d(self, block: str, x: _Activations) -> _Activations:
         short = self.chain(block, ["branch3x3_1"], x)
         long = self.chain(block, [f"branch7x7x3_{i}" for i in (1, 2, 3)], x)
-        return _join(
+        return _concatenate(
             self.conv(f"{block}.branch3x3_2", short, 2),
             self.conv(f"{block}.branch7x7x3_4", long, 2),
             _max_pool(x),
         )
 
-    def block_e(self, block: str, x: _Maps, pool) -> _Maps:
+    def block_e(self, block: str, x: _Activations, pool) -> _Activations:
         short = self.chain(block, ["branch3x3_1"], x)
         long = self.chain(block, ["branch3x3dbl_1", "branch3x3dbl_2"], x)
-        return _join(
+        return _concatenate(
             self.chain(block, ["branch1x1"], x),
             *(self.chain(block, [f"branch3x3_2{side}"], short) for side in "ab"),
             *(self.chain(block, [f"branch3x3dbl_3{side}"], long) for side in "ab"),
@@ -139,30 +148,42 @@ class _Net:
         )
 
 
-def _join(*branches: _Maps) -> _Maps:
+def _concatenate(*branches: _Activations) -> _Activations:
     return jnp.concatenate(branches, axis=-1)
 
 
-def _max_pool(x: _Maps) -> _Maps:
-    return _pooled(x, lax.max, -jnp.inf, 2, "VALID")
+def _max_pool(x: _Activations) -> _Activations:
+    return _pool(x, lax.max, -jnp.inf, 2, "VALID")
 
 
-def _max_pool_same(x: _Maps) -> _Maps:
-    return _pooled(x, lax.max, -jnp.inf, 1, "SAME")
+def _max_pool_same(x: _Activations) -> _Activations:
+    return _pool(x, lax.max, -jnp.inf, 1, "SAME")
 
 
-def _average_pool(x: _Maps) -> _Maps:
-    counted = _pooled(jnp.ones((1, *x.shape[1:3], 1)), lax.add, 0.0, 1, "SAME")
-    return _pooled(x, lax.add, 0.0, 1, "SAME") / counted
+def _average_pool(x: _Activations) -> _Activations:
+    count = _pool(jnp.ones((1, *x.shape[1:3], 1)), lax.add, 0.0, 1, "SAME")  # without the padding
+    return _pool(x, lax.add, 0.0, 1, "SAME") / count
 
 
-def _pooled(x: _Maps, reduce, start: float, stride: int, padding: str) -> _Maps:
+def _pool(x: _Activations, reduce, start: float, stride: int, padding: str) -> _Activations:
     return lax.reduce_window(x, start, reduce, (1, 3, 3, 1), (1, stride, stride, 1), padding)
 
 
 def fold(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """`Weights` from torch-fidelity's arrays: NAME.conv.weight [outputs, inputs, height, width], NAME.bn.*,
-    fc.weight. A batch normalisation at test time is a multiple of its input's kernel and an offset."""
+    """Makes `Weights` from the arrays of torch-fidelity's file.
+
+    At test time a batch normalisation is a factor and an offset per channel, so it can be folded into the
+    convolution before it.
+
+    Args:
+      state: NAME.conv.weight [outputs, inputs, height, width], NAME.bn.*, fc.weight, by name.
+
+    Returns:
+      The weights.
+
+    Raises:
+      KeyError: an array is missing.
+    """
     weights = {"fc.kernel": np.ascontiguousarray(state["fc.weight"].T)}
     for name, kernel in state.items():
         if name.endswith(".conv.weight"):

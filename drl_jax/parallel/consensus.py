@@ -52,3 +52,14 @@ def broadcast(value: Any) -> Any:
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(message))))
     message = np.resize(message, size)  # that of process 0 has this size already
     return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(message)).tobytes())
+
+
+def broadcast_array(array: np.ndarray | None) -> np.ndarray:
+    """Returns the array of process 0 in all processes; the others may give None."""
+    if jax.process_count() == 1:
+        assert array is not None
+        return array
+    shape, dtype = broadcast(None if array is None else [array.shape, array.dtype.name])
+    if jax.process_index() != 0 or array is None:
+        array = np.zeros(shape, dtype)
+    return np.asarray(multihost_utils.broadcast_one_to_all(array))

@@ -1,4 +1,4 @@
-"""How a run went, as images: its loss and scores, and what the chains did at each level."""
+"""Plots of a run: its loss and scores, and how its chains behave at each level."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -15,42 +15,66 @@ _PANEL = (4.0, 2.6)  # inches
 _COLUMNS = 3
 
 _LEVEL = "loss/level_"
-# What training itself records: `training.step.Totals`, and times.
-_NO_SCORES = ("loss", "positive", "negative", "moved", "gradient", "steps_per_second", "evaluation_seconds")
+# What training itself records (`training.step.LevelSums`, and times); every other float is a score.
+_NO_SCORES = (
+    "loss",
+    "positive",
+    "negative",
+    "displacement",
+    "gradient_norm",
+    "steps_per_second",
+    "evaluation_seconds",
+)
 
-Lines = Sequence[dict[str, Any]]  # of metrics.jsonl
+Lines = Sequence[dict[str, Any]]
+"""The lines of metrics.jsonl."""
+
+_Panel = Callable[[Axes], None]
 
 
 def save_curves(lines: Lines, path: epath.Path) -> None:
-    """The loss, and each score that evaluations gave, against the step."""
-    names = dict.fromkeys(
+    """Plots the loss and each score against the step."""
+    scores = dict.fromkeys(
         name
         for line in lines
         for name, value in line.items()
         if isinstance(value, float) and name.split("/")[0] not in _NO_SCORES
     )
-    _save([_panel(lines, {"": name}, title=name) for name in ("loss", *names)], path)
+    loss = _panel(lines, {"": "loss"}, title="loss", unit="weighted f(samples) − f(data)")
+    _save([loss, *(_panel(lines, {"": name}, title=name, unit="score") for name in scores)], path)
 
 
 def save_levels(lines: Lines, path: epath.Path) -> None:
-    """Means over the examples of each level, against the step.
+    """Plots means over the examples of each level against the step.
 
-    The gap is f(samples) − f(data), which the objective pushes to 0; displacement is ‖x_t⁻ − x_{t+1} / scale‖
-    over the chain; the gradient is that of the log-density at its last step.
+    The gap is f(samples) − f(data), which the objective drives to 0. The displacement is
+    ‖x_t⁻ − x_{t+1} / scale‖ from the start to the end of a chain. The gradient is that of the log-density at
+    the last step of a chain.
     """
     levels = sorted({int(n.removeprefix(_LEVEL)) for line in lines for n in line if n.startswith(_LEVEL)})
 
     def of_levels(pattern: str) -> dict[str, str]:
         return {f"t = {t}": pattern.format(t) for t in levels}
 
-    def gap(line: dict[str, Any], name: str) -> float | None:
-        negative, positive = line.get(f"negative/{name}"), line.get(f"positive/{name}")
+    def gap(line: dict[str, Any], level: str) -> float | None:
+        negative, positive = line.get(f"negative/{level}"), line.get(f"positive/{level}")
         return None if negative is None or positive is None else negative - positive
 
     panels = [
-        _panel(lines, of_levels("level_{}"), title="f(samples) − f(data)", value=gap),
-        _panel(lines, of_levels("moved/level_{}"), title="‖end − start‖ of the chain, in units of the data"),
-        _panel(lines, of_levels("gradient/level_{}"), title="‖∇ log p‖ at the chain's last step", log=True),
+        _panel(lines, of_levels("level_{}"), title="f(samples) − f(data)", unit="f (no unit)", value=gap),
+        _panel(
+            lines,
+            of_levels("displacement/level_{}"),
+            title="‖end − start‖ of a chain",
+            unit="units of the data",
+        ),
+        _panel(
+            lines,
+            of_levels("gradient_norm/level_{}"),
+            title="‖∇ log p‖ at the last step of a chain",
+            unit="nats per unit of y",
+            log=True,
+        ),
     ]
     _save(panels, path)
 
@@ -60,20 +84,25 @@ def _panel(
     names: dict[str, str],
     *,
     title: str,
+    unit: str,
     value: Callable[[dict[str, Any], str], float | None] = lambda line, name: line.get(name),
     log: bool = False,
-) -> Callable[[Axes], None]:
+) -> _Panel:
+    """A function that draws one curve per name, by label, of `value(line, name)`."""
+
     def draw(axes: Axes) -> None:
         colors = matplotlib.colormaps["viridis"]
         for i, (label, name) in enumerate(names.items()):
             known = [(line["step"], value(line, name)) for line in lines]
             points = [(step, y) for step, y in known if y is not None]
             if points:
-                few = {"marker": "o", "markersize": 3} if len(points) < 30 else {}
+                marker = {"marker": "o", "markersize": 3} if len(points) < 30 else {}
                 axes.plot(
-                    *zip(*points, strict=True), color=colors(i / max(len(names), 2)), label=label, **few
+                    *zip(*points, strict=True), color=colors(i / max(len(names), 2)), label=label, **marker
                 )
         axes.set_title(title, fontsize=9)
+        axes.set_ylabel(unit, fontsize=7)
+        axes.set_xlabel("training step", fontsize=7)
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.3)
         if log:
@@ -84,14 +113,12 @@ def _panel(
     return draw
 
 
-def _save(panels: Sequence[Callable[[Axes], None]], path: epath.Path) -> None:
+def _save(panels: Sequence[_Panel], path: epath.Path) -> None:
     columns = min(_COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(columns * _PANEL[0], rows * _PANEL[1]), layout="constrained")
     for i, panel in enumerate(panels):
-        axes = figure.add_subplot(rows, columns, i + 1)
-        panel(axes)
-        axes.set_xlabel("step", fontsize=7)
+        panel(figure.add_subplot(rows, columns, i + 1))
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=110)
     files.write(path, file.getvalue())

@@ -1,4 +1,4 @@
-"""Samples as PNG files: grids, strips of the process, and densities in the plane."""
+"""PNG files: grids of samples, how they evolve over the levels, and densities in the plane."""
 
 import io
 from collections.abc import Sequence
@@ -14,38 +14,54 @@ from drl_jax.data.densities import Density
 from drl_jax.metrics import density_grid
 from drl_jax.pixels import to_uint8
 
-SHOWN = 100  # images in a grid, at most
-STRIPS = 8  # images whose process is shown, at most
-WIDTH = 640  # pixels that a grid of small images is enlarged to, about
+MAX_SHOWN = 100  # images in a grid
+_MAX_STRIPS = 8  # images whose process is shown
+_WIDTH = 640  # pixels; small images are enlarged until a grid is about this wide
 
-Images = UInt8[np.ndarray, "n height width colors"]
+Images = UInt8[np.ndarray, "n height width channels"]
 
 
 def save_grid(images: Images, path: epath.PathLike, *, columns: int | None = None) -> None:
-    """Images side by side, row by row; small ones enlarged by a whole factor, smoothly, to be seen."""
+    """Writes images side by side, row by row. Small images are enlarged by a whole factor, smoothly.
+
+    Args:
+      images: uint8; at most `MAX_SHOWN` of them are shown if `columns` is not given.
+      path: of the PNG file.
+      columns: images in a row. Default: as many as rows.
+    """
     if columns is None:
-        images = images[:SHOWN]
+        images = images[:MAX_SHOWN]
         columns = int(np.ceil(np.sqrt(len(images))))
-    factor = max(1, round(WIDTH / (columns * 1.1 * images.shape[2])))
+    factor = max(1, round(_WIDTH / (columns * 1.1 * images.shape[2])))
     images = np.stack([_enlarged(image, factor) for image in images])
-    n, height, width, colors = images.shape
+    n, height, width, channels = images.shape
     rows = -(-n // columns)
     gap = max(1, width // 10)
-    sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, colors), 255, np.uint8)
+    sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, channels), 255, np.uint8)
     for i, image in enumerate(images):
         top, left = (gap + (i // columns) * (height + gap), gap + (i % columns) * (width + gap))
         sheet[top : top + height, left : left + width] = image
     _save(sheet, path)
 
 
-def save_process(process: Float[np.ndarray, "levels n *shape"], path: epath.PathLike) -> None:
-    """The states of images from noise to sample, one row per image, one column per level."""
-    rows = np.swapaxes(to_uint8(process[:, :STRIPS]), 0, 1)
+def save_process(process: Float[np.ndarray, "states n *shape"], path: epath.PathLike) -> None:
+    """Writes how images evolve from noise to sample: one row per image, one column per level.
+
+    Args:
+      process: the states x_T … x_0, around [-1, 1].
+      path: of the PNG file.
+    """
+    rows = np.swapaxes(to_uint8(process[:, :_MAX_STRIPS]), 0, 1)
     save_grid(rows.reshape(-1, *rows.shape[2:]), path, columns=len(process))
 
 
-def save_maps(rows: Sequence[Sequence[Float[np.ndarray, "side side"]]], path: epath.PathLike) -> None:
-    """Non-negative functions on a square, each on its own scale, first axis to the right, second up."""
+def save_densities(rows: Sequence[Sequence[Float[np.ndarray, "side side"]]], path: epath.PathLike) -> None:
+    """Writes densities on a square, each with its own colour scale, side by side in rows.
+
+    Args:
+      rows: not negative; the first axis points to the right, the second up.
+      path: of the PNG file.
+    """
     color = matplotlib.colormaps["magma"]
     lines = []
     for row in rows:
@@ -56,24 +72,21 @@ def save_maps(rows: Sequence[Sequence[Float[np.ndarray, "side side"]]], path: ep
 
 
 def save_points(points: Float[np.ndarray, "n 2"], density: Density, path: epath.PathLike) -> None:
-    """The true density beside the samples, counted in the cells of a grid."""
-    true = np.exp(density.log_density(density_grid.grid(density))).reshape(
-        density_grid.SIDE, density_grid.SIDE
-    )
-    counts = (
-        density_grid.histogram(points, density, density_grid.SIDE // 2).repeat(2, axis=0).repeat(2, axis=1)
-    )
-    save_maps([[true, counts]], path)
+    """Writes the true density beside a histogram of points."""
+    side = density_grid.SIDE
+    true = np.exp(density.log_density(density_grid.grid(density))).reshape(side, side)
+    counts = density_grid.histogram(points, density, side // 2)
+    save_densities([[true, counts.repeat(2, axis=0).repeat(2, axis=1)]], path)
 
 
-def _enlarged(image: UInt8[np.ndarray, "h w colors"], factor: int) -> UInt8[np.ndarray, "h2 w2 colors"]:
-    height, width, colors = image.shape
+def _enlarged(image: UInt8[np.ndarray, "h w channels"], factor: int) -> UInt8[np.ndarray, "h2 w2 channels"]:
+    height, width, channels = image.shape
     size = (width * factor, height * factor)
-    bands = (Image.fromarray(image[..., i]).resize(size, Image.Resampling.BICUBIC) for i in range(colors))
+    bands = (Image.fromarray(image[..., i]).resize(size, Image.Resampling.BICUBIC) for i in range(channels))
     return np.stack([np.asarray(band) for band in bands], axis=-1)
 
 
-def _save(sheet: UInt8[np.ndarray, "height width colors"], path: epath.PathLike) -> None:
+def _save(sheet: UInt8[np.ndarray, "height width channels"], path: epath.PathLike) -> None:
     file = io.BytesIO()
     Image.fromarray(sheet[..., 0] if sheet.shape[-1] == 1 else sheet).save(file, format="PNG")
     files.write(epath.Path(path), file.getvalue())

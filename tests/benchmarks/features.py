@@ -1,10 +1,10 @@
-"""Inception's features: seconds for 100 images and the peak of memory, beside torch-fidelity's.
+"""Measures Inception features: seconds for 100 images and peak memory, beside torch-fidelity.
 
     python tests/benchmarks/features.py [--torch=PYTHON]
 
-PYTHON is the interpreter of an environment with torch and torch-fidelity (tests/metrics/make_references.py
-says which). Weights and images are drawn from seeds. Each measurement has a process of its own, and the
-two programs take turns.
+PYTHON is the interpreter of an environment with torch and torch-fidelity (for their versions see
+tests/metrics/make_references.py). Weights and images are drawn from seeds. Each measurement runs in its own
+process, and the two programs take turns.
 """
 
 import json
@@ -24,30 +24,31 @@ def ours(count: int) -> None:
     """Prints seconds (but for the first batch, which compiles) and the process's peak of memory in GiB."""
     import tempfile
 
-    from drl_jax.evaluation.features import inception_space
-    from drl_jax.evaluation.measures import gather
-    from drl_jax.parallel import devices
+    from drl_jax.evaluation.features import inception_extractor
+    from drl_jax.evaluation.scores import accumulate
+    from drl_jax.parallel.mesh import place
+    from drl_jax.parallel.startup import start_devices
     from tests.metrics import inputs
 
-    devices.start()
+    start_devices()
     shapes = json.loads((ROOT / "tests/metrics/inception_shapes.json").read_text())
     with tempfile.NamedTemporaryFile(suffix=".pth") as file:
         file.write(inputs.pth(inputs.weights(shapes)))
         file.flush()
-        space = inception_space(file.name, "", devices.place())
-    space.extract(images(0, BATCH))
+        extractor = inception_extractor(file.name, "", place())
+    extractor.extract(images(0, BATCH))
     seconds = []
 
     def parts():
         for first in range(0, count, BATCH):
             batch = images(first, min(BATCH, count - first))
             began = time.perf_counter()
-            features = space.extract(batch)
+            features = extractor.extract(batch)
             seconds.append(time.perf_counter() - began)
             yield features
 
-    population = gather(parts())
-    assert population.size == count
+    feature_set = accumulate(parts())
+    assert feature_set.size == count
     report(sum(seconds), count)
 
 
@@ -81,10 +82,10 @@ def report(seconds: float, count: int) -> None:
 
 
 def measured(python: str, which: str, count: int) -> dict[str, float]:
-    told = subprocess.run(
+    printed = subprocess.run(
         [python, __file__, which, str(count)], capture_output=True, text=True, check=True, cwd=ROOT
     )
-    return json.loads(told.stdout.splitlines()[-1])
+    return json.loads(printed.stdout.splitlines()[-1])
 
 
 def main() -> None:

@@ -80,7 +80,7 @@ def test_an_evaluation_stopped_in_the_middle_ends_the_same(number, start, whole,
 
     (job,) = start("evaluate", tmp_path / "stopped", *settings)
     end = time.monotonic() + 60
-    while not list((tmp_path / "stopped").glob("evaluations/*/*0000008*.npz")):
+    while not list((tmp_path / "stopped").glob("evaluations/*/samples_0000008.npz")):
         assert time.monotonic() < end, job.printed()
         time.sleep(0.001)
     job.send(number)
@@ -91,7 +91,7 @@ def test_an_evaluation_stopped_in_the_middle_ends_the_same(number, start, whole,
     # The other one in two processes.
     others = start("evaluate", tmp_path / "whole", *settings, processes=2, devices=1)
     assert [job.ended() for job in (again, *others)] == [0, 0, 0]
-    assert "of 48 samples are there already" in again.printed()
+    assert "of 48 samples exist already" in again.printed()
     one, other = results("stopped"), results("whole")
     for kind in ("scores", "data_vs_data", "protocol"):
         assert one[kind] == other[kind]

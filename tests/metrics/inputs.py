@@ -1,4 +1,4 @@
-"""The inputs of the references, by NumPy alone: `make_references.py` and the tests draw the same."""
+"""Inputs of the references. They need only NumPy, so `make_references.py` and the tests draw the same."""
 
 import io
 import pickle
@@ -10,11 +10,11 @@ from unittest.mock import patch
 
 import numpy as np
 
-SIDES = (32, 64, 128, 299)
+SIDES = (32, 299)  # enlarged, and as it is; the resize has a test of its own
 
 
 def weights(shapes: dict[str, list[int]]) -> dict[str, np.ndarray]:
-    """Weights of Inception that keep the size of what passes through them, in torch's layout."""
+    """Weights of Inception in torch's layout, drawn so that activations keep their size."""
     drawn = {}
     for i, (name, shape) in enumerate(sorted(shapes.items())):
         normal = np.random.default_rng([0, i]).standard_normal(shape)
@@ -50,7 +50,7 @@ def features() -> tuple[np.ndarray, np.ndarray]:
 
 
 def tiny() -> dict[str, np.ndarray]:
-    """A state dict small enough to be stored as PyTorch writes it."""
+    """A small state dict; the repository holds it as files that PyTorch wrote."""
     rng = np.random.default_rng(4)
     return {
         "a.weight": rng.standard_normal((3, 2, 2)).astype(np.float32),
@@ -65,8 +65,10 @@ def logits() -> np.ndarray:
 
 
 def pth(arrays: dict[str, np.ndarray]) -> bytes:
-    """A file of float32 arrays as torch.save writes it, without torch: a zip of a pickle that names torch's
-    functions, and of each array's bytes."""
+    """A file of float32 arrays as torch.save writes it, made without torch.
+
+    It is a zip of a pickle that names functions of torch, and of the bytes of each array.
+    """
     functions, storage = types.ModuleType("torch._utils"), types.ModuleType("torch")
 
     def _rebuild_tensor_v2(*_): ...
@@ -104,7 +106,7 @@ def pth(arrays: dict[str, np.ndarray]) -> bytes:
 
 
 class Evil:
-    """What a pickle would run when it is read by pickle."""
+    """An object whose pickle runs code when it is unpickled."""
 
     def __reduce__(self):
         return (exec, ("raise SystemExit('it ran')",))

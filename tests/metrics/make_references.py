@@ -1,11 +1,11 @@
 # pyright: reportMissingImports=false
-"""Makes references.npz with torch-fidelity: run by hand, in an environment of its own.
+"""Makes references.npz with torch-fidelity. Run it by hand, in an environment of its own.
 
     pip install torch==2.13.0 numpy scipy tqdm pillow && pip install --no-deps torch-fidelity==0.4.0
     python tests/metrics/make_references.py
 
-torch is no dependency of this project, so the inputs are drawn here and in the tests by the same NumPy
-streams (`inputs.py`) and only the outputs are stored.
+torch is not a dependency of this project. So this file and the tests draw the same inputs (`inputs.py`), and
+only the outputs are stored.
 """
 
 import json
@@ -17,7 +17,7 @@ from unittest.mock import MagicMock
 import numpy as np
 import torch
 
-# torch-fidelity imports it for features that are not used here.
+# torch-fidelity imports torchvision for features that are not used here.
 for part in ("", ".transforms", ".transforms.functional", ".models", ".datasets"):
     sys.modules[f"torchvision{part}"] = MagicMock()
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3  # noqa: E402
@@ -32,7 +32,7 @@ import inputs  # noqa: E402
 
 
 def network() -> FeatureExtractorInceptionV3:
-    """The network with the drawn weights; the file it would download is never asked for."""
+    """The network with the drawn weights. Nothing is downloaded."""
     FeatureExtractorInceptionV3.load_state_dict, original = (
         lambda *_, **__: None,
         FeatureExtractorInceptionV3.load_state_dict,

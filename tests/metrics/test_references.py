@@ -1,4 +1,4 @@
-"""Inception features and scores against torch-fidelity's: see make_references.py."""
+"""Inception features and scores equal those of torch-fidelity; see make_references.py."""
 
 import io
 import json
@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 
 from drl_jax.checkpoints import torch_file
-from drl_jax.metrics import sample_scores
 from drl_jax.metrics.frechet import frechet_distance, moments
 from drl_jax.metrics.inception import fold, inception, resize
+from drl_jax.metrics.inception_score import inception_score
+from drl_jax.metrics.kid import kid
+from drl_jax.metrics.precision_recall import precision_recall
 from tests.metrics import inputs
 
 HERE = Path(__file__).parent
@@ -34,7 +36,7 @@ def test_inception_is_that_of_torch_fidelity(side, weights):
     for got, name in ((outputs.features, "features"), (outputs.logits, "logits")):
         expected = REFERENCES[f"{name}/{side}"]
         error = np.linalg.norm(got - expected) / np.linalg.norm(expected)
-        assert error < 1e-5, (name, error)  # the issue's bound; another order of float32 sums
+        assert error < 1e-5, (name, error)  # sums of float32 in another order
 
 
 def test_the_resize_interpolates_between_pixels_without_half_pixel_centres():
@@ -48,24 +50,20 @@ def test_scores_are_those_of_torch_fidelity():
     a, b = inputs.features()
     close = lambda got, name: np.testing.assert_allclose(got, REFERENCES[name], rtol=1e-6)
     close(frechet_distance(moments(a), moments(b)), "frechet_inception_distance")
-    kernel = sample_scores.kernel_distance(a, b, subsets=20, subset_size=300)
-    close(kernel.mean, "kernel_inception_distance_mean")
-    close(kernel.std, "kernel_inception_distance_std")
-    shares = sample_scores.precision_recall(a, b)
-    close(shares.precision, "precision")
-    close(shares.recall, "recall")
-    inception_score = sample_scores.inception_score(inputs.logits())
-    close(inception_score.mean, "inception_score_mean")
-    close(inception_score.std, "inception_score_std")
+    score = kid(a, b, subsets=20, subset_size=300)
+    close(score.mean, "kernel_inception_distance_mean")
+    close(score.std, "kernel_inception_distance_std")
+    close(precision_recall(a, b).precision, "precision")
+    close(precision_recall(a, b).recall, "recall")
+    score = inception_score(inputs.logits())
+    close(score.mean, "inception_score_mean")
+    close(score.std, "inception_score_std")
 
 
-def test_the_kernel_distance_of_one_distribution_to_itself_is_zero_on_average():
+def test_the_kid_of_one_distribution_to_itself_is_zero_on_average():
     rng = np.random.default_rng(0)
     drawn = [
-        sample_scores.kernel_distance(
-            rng.random((60, 8)), rng.random((60, 8)), subsets=1, subset_size=60
-        ).mean
-        for _ in range(400)
+        kid(rng.random((60, 8)), rng.random((60, 8)), subsets=1, subset_size=60).mean for _ in range(400)
     ]
     assert abs(np.mean(drawn)) < 4 * np.std(drawn) / np.sqrt(len(drawn))
     assert min(drawn) < 0 < max(drawn)  # an unbiased estimate of zero has either sign
@@ -74,17 +72,17 @@ def test_the_kernel_distance_of_one_distribution_to_itself_is_zero_on_average():
 def test_precision_and_recall_of_closed_cases():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((50, 3))
-    assert sample_scores.precision_recall(x, x) == (1.0, 1.0)
-    assert sample_scores.precision_recall(x, x + 1e3) == (0.0, 0.0)
+    assert precision_recall(x, x) == (1.0, 1.0)
+    assert precision_recall(x, x + 1e3) == (0.0, 0.0)
     # Ten of fifty samples lie where the reference is; all the reference lies among the samples.
     far = np.concatenate([x[:10], x[:40] + 1e3])
-    assert sample_scores.precision_recall(far, x).precision == 0.2
-    assert sample_scores.precision_recall(x, x, rows=7) == (1.0, 1.0)
+    assert precision_recall(far, x).precision == 0.2
+    assert precision_recall(x, x, rows=7) == (1.0, 1.0)
 
 
 def test_too_few_features_for_a_subset():
-    with pytest.raises(ValueError, match="fewer than a subset's 1000"):
-        sample_scores.kernel_distance(np.zeros((10, 2)), np.zeros((2000, 2)))
+    with pytest.raises(ValueError, match="fewer than the 1000 of a subset"):
+        kid(np.zeros((10, 2)), np.zeros((2000, 2)))
 
 
 @pytest.mark.parametrize("name", ["tiny.pth", "tiny_legacy.pth"])
@@ -121,7 +119,7 @@ def test_a_damaged_file_is_refused(name):
         damaged = bytearray(content[: rng.integers(1, len(content))])
         for _ in range(rng.integers(0, 4)):
             damaged[rng.integers(len(damaged))] ^= 0xFF
-        with pytest.raises(ValueError):  # noqa: PT011  whatever it stumbles over, in one kind of error
+        with pytest.raises(ValueError):  # noqa: PT011  every damage gives this one type of error
             torch_file.read(bytes(damaged))
 
 
@@ -156,16 +154,16 @@ def test_a_view_is_read_where_it_is():
 
 
 @pytest.mark.parametrize(
-    ("place", "told"),
+    ("place", "message"),
     [
-        ((0, (2, 2), (-(2**30), 2**30)), "shape or strides"),
-        ((-3, (4,), (1,)), "shape or strides"),
-        ((0, (-2,), (1,)), "shape or strides"),
+        ((0, (2, 2), (-(2**30), 2**30)), "impossible place, shape or strides"),
+        ((-3, (4,), (1,)), "impossible place, shape or strides"),
+        ((0, (-2,), (1,)), "impossible place, shape or strides"),
         ((0, (2**28,), (0,)), "longer than its bytes"),
         ((3, (2,), (1,)), "longer than its bytes"),
         ((0, (4,), (1,), zipfile.ZIP_DEFLATED), "compressed"),
     ],
 )
-def test_no_file_is_read_beyond_its_bytes(place, told):
-    with pytest.raises(ValueError, match=told):
+def test_no_file_is_read_beyond_its_bytes(place, message):
+    with pytest.raises(ValueError, match=message):
         torch_file.read(crafted(*place))

@@ -6,9 +6,9 @@ from etils import epath
 
 from drl_jax import arrays
 from drl_jax.errors import UserError
-from drl_jax.evaluation import measures
-from drl_jax.evaluation.features import Features, data_space, read_weights
-from drl_jax.evaluation.measures import gather
+from drl_jax.evaluation import scores
+from drl_jax.evaluation.features import Features, data_extractor, read_weights
+from drl_jax.evaluation.scores import accumulate
 from drl_jax.metrics.frechet import Moments, frechet_distance, moments
 
 
@@ -45,10 +45,10 @@ def test_fewer_samples_than_dimensions_give_a_number(count):
     assert one.is_singular == (count <= 64)
     distance = frechet_distance(one, other)
     assert np.isfinite(distance)
-    # The truth is 0; what is missing of the covariance counts in full: its trace, about 64 − count.
+    # The true distance is 0. The missing part of the covariance adds its trace, about 64 − count.
     assert distance > max(0, 60 - count)
     np.testing.assert_allclose(distance, frechet_distance(other, one), rtol=1e-6)
-    # Not even covariances of rank 0 or 1 give NaN.
+    # Covariances of rank 0 or 1 do not give NaN either.
     flat = moments(np.ones((count, 64)))
     assert np.isfinite(frechet_distance(flat, other))
     np.testing.assert_allclose(frechet_distance(flat, flat), 0, atol=1e-12)
@@ -59,11 +59,11 @@ def test_features_may_come_in_any_parts(parts):
     x = np.random.default_rng(0).normal(1e4, 1, (5000, 6)).astype(np.float32)
     logits = np.random.default_rng(1).standard_normal((5000, 3))
     ends = np.cumsum(parts)
-    got = gather(
+    got = accumulate(
         Features(x[end - n : end], logits[end - n : end]) for n, end in zip(parts, ends, strict=True)
     )
-    whole = gather([Features(x, logits)])
-    # To the last bit, not only to rounding: a resumed evaluation is the uninterrupted one.
+    whole = accumulate([Features(x, logits)])
+    # To the last bit: a resumed evaluation has the scores of an uninterrupted one.
     np.testing.assert_array_equal(got.moments.mean, whole.moments.mean)
     np.testing.assert_array_equal(got.moments.covariance, whole.moments.covariance)
     np.testing.assert_array_equal(got.features.vectors, x)
@@ -74,13 +74,13 @@ def test_features_may_come_in_any_parts(parts):
 
 
 def test_only_so_many_features_are_kept(monkeypatch):
-    monkeypatch.setattr(measures, "KEPT", 10)
+    monkeypatch.setattr(scores, "MAX_KEPT", 10)
     x = np.random.default_rng(0).standard_normal((24, 3))
-    population = gather([Features(x[:7]), Features(x[7:9]), Features(x[9:])])
-    assert population.size == 24
-    np.testing.assert_allclose(population.moments.mean, x.mean(axis=0))
-    np.testing.assert_array_equal(population.features.vectors, x[:10])
-    one, other = population.halves
+    kept = accumulate([Features(x[:7]), Features(x[7:9]), Features(x[9:])])
+    assert kept.size == 24
+    np.testing.assert_allclose(kept.moments.mean, x.mean(axis=0))
+    np.testing.assert_array_equal(kept.features.vectors, x[:10])
+    one, other = kept.halves
     np.testing.assert_array_equal(np.concatenate([one.features.vectors, other.features.vectors]), x[:10])
 
 
@@ -90,7 +90,7 @@ def test_a_file_of_arrays_is_read_as_it_was_written_or_not_at_all(tmp_path):
     written = {"a": rng.standard_normal((64, 40)).astype(np.float32), "b": np.array(7)}
     arrays.write(path, written)
     content = path.read_bytes()
-    # Every byte of what describes the arrays, and some of their own.
+    # Every byte of the headers, and some of the arrays.
     headers = [
         i for name in (b"a.npy", b"b.npy") for i in range(content.find(name) - 30, content.find(name) + 150)
     ]
@@ -101,7 +101,7 @@ def test_a_file_of_arrays_is_read_as_it_was_written_or_not_at_all(tmp_path):
             damaged[place] ^= 1 << bit
             path.write_bytes(bytes(damaged))
             got = arrays.read(path)
-            if got is not None:  # nothing that matters: a date, say
+            if got is not None:  # the byte does not matter: a date, for example
                 read += 1
                 assert got.keys() == written.keys()
                 for name, value in written.items():
@@ -128,24 +128,28 @@ def test_too_few_features_for_moments():
 
 def test_scores_and_their_names():
     rng = np.random.default_rng(0)
-    x, y = (gather([Features(rng.random((n, 8)), rng.random((n, 4)))]) for n in (40, 50))
-    spaces = {"inception": (x, y), "pixels": (x, y)}
-    samples, reference = ({space: pair[i] for space, pair in spaces.items()} for i in (0, 1))
-    names = measures.parse("fid, inception_score,kid,precision_recall,frechet_pixels", points=False)
-    scores = measures.measure(names, samples, reference)
-    # A FID is never without the number of its samples.
+    x, y = (accumulate([Features(rng.random((n, 8)), rng.random((n, 4)))]) for n in (40, 50))
+    samples, reference = ({"inception": features, "pixels": features} for features in (x, y))
+    names = scores.parse("fid, inception_score,kid,precision_recall,frechet_pixels", is_points=False)
+    values = scores.compute_scores(names, samples, reference)
+    # The name of a FID has the number of samples.
     expected = {"fid_40", "inception_score", "inception_score_std", "kid", "precision", "recall"}
-    assert scores.keys() == expected | {"frechet_pixels"}
-    assert scores["fid_40"] == scores["frechet_pixels"] == frechet_distance(x.moments, y.moments)
-    assert measures.lowest(names, 40, 6) == ["fid_40", "kid", "frechet_pixels"]
-    assert measures.spaces_of(names) == ["inception", "pixels"]
-    assert measures.fewest(names) == 10
-    assert measures.floor(names, reference).keys() == (expected - {"fid_40"}) | {"frechet_pixels", "fid_25"}
+    assert values.keys() == expected | {"frechet_pixels"}
+    assert values["fid_40"] == values["frechet_pixels"] == frechet_distance(x.moments, y.moments)
+    assert scores.lower_is_better(names, 40, 6) == ["fid_40", "kid", "frechet_pixels"]
+    assert scores.lower_is_better(["total_variation"], 40, 2) == [
+        "total_variation/level_0",
+        "total_variation/level_1",
+    ]
+    assert scores.extractors_of(names) == ["inception", "pixels"]
+    assert scores.min_samples(names) == 10
+    bounds = scores.data_vs_data(names, reference)
+    assert bounds.keys() == (expected - {"fid_40"}) | {"frechet_pixels", "fid_25"}
 
 
-def test_metrics_that_there_are_not():
-    assert measures.parse("none", points=False) == []
-    assert measures.parse("total_variation,kid_points", points=True) == ["total_variation", "kid_points"]
+def test_unknown_metrics_are_refused():
+    assert scores.parse("none", is_points=False) == []
+    assert scores.parse("total_variation,kid_points", is_points=True) == ["total_variation", "kid_points"]
     for text, points in (
         ("fdi", False),
         ("total_variation", False),
@@ -153,14 +157,16 @@ def test_metrics_that_there_are_not():
         ("", False),
         ("kid,", False),
     ):
-        with pytest.raises(UserError, match="is no metric of"):
-            measures.parse(text, points=points)
+        with pytest.raises(UserError, match="is not a metric of"):
+            scores.parse(text, is_points=points)
 
 
 def test_pixels_of_large_images_are_refused():
-    assert data_space((32, 32, 3)).extract(np.zeros((2, 32, 32, 3), np.uint8)).vectors.shape == (2, 3072)
+    for count in (2, 0):
+        images = np.zeros((count, 32, 32, 3), np.uint8)
+        assert data_extractor((32, 32, 3)).extract(images).vectors.shape == (count, 3072)
     with pytest.raises(UserError, match="12288 numbers"):
-        data_space((64, 64, 3))
+        data_extractor((64, 64, 3))
 
 
 def test_a_file_with_other_arrays_is_not_the_weights(tmp_path):
