@@ -113,8 +113,10 @@ def train(config: Config, workdir: epath.Path, prepare_command: str, stop: Stop)
         )
         _logger.info("done in %.0f s; samples in %s", time.monotonic() - began, workdir / "samples")
         if metrics:
-            model, untrained = _averaged(parts, state), _averaged(parts, init(key))
-            scores = _final_scores(config, workdir, evaluator, model, untrained, scores, data)
+            untrained = _averaged(parts, init(key)) if config.evaluation.score_untrained else None
+            scores = _final_scores(
+                config, workdir, evaluator, _averaged(parts, state), untrained, scores, data
+            )
             for name, value in scores.items():
                 _logger.info("%-36s %.4f", name, value)
 
@@ -128,7 +130,7 @@ def _final_scores(
     workdir: epath.Path,
     evaluator: Evaluator,
     model: Model,
-    untrained: Model,
+    untrained: Model | None,
     scores: Scores | None,
     data: Mapping[str, Any],
 ) -> Scores:

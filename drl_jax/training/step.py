@@ -209,7 +209,7 @@ def sum_by_level(terms: Terms, num_levels: int) -> LevelSums:
 
 
 def _step_key(state: TrainState) -> jax.Array:
-    """The key of a step, with new noise after each rollback. Steps count up from 0 and never reach its number."""
+    """The key of a step. After a rollback it is folded with a number that no step reaches: new noise."""
     retry = jax.random.fold_in(state.key, jnp.uint32(2**32 - 1) - state.rollbacks.astype(jnp.uint32))
     attempt = jnp.where(state.rollbacks == 0, state.key, retry)
     return jax.random.fold_in(attempt, state.step)

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/divergence.py
 
-Each is the program itself, with no rollback allowed unless the row says so, in a folder that is thrown away.
+Each is the program itself, with no rollback allowed unless the row says so, in a folder that is deleted afterwards.
 """
 
 import json
@@ -87,8 +87,8 @@ def main() -> None:
     print("| run | changed to diverge | and changed to help | outcome |\n|---|---|---|---|")
     for base, fault, remedy in ROWS:
         name = f"`{base['config']}`, {base['training.steps']} steps"
-        told = words(remedy) if remedy else "–"
-        print(f"| {name} | {words(fault)} | {told} | {outcome({**base, **fault, **remedy})} |", flush=True)
+        helped = words(remedy) if remedy else "–"
+        print(f"| {name} | {words(fault)} | {helped} | {outcome({**base, **fault, **remedy})} |", flush=True)
 
 
 if __name__ == "__main__":

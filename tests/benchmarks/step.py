@@ -16,17 +16,16 @@ from typing import Any
 
 import jax
 import numpy as np
-from drl_jax.parallel.devices import AXIS, Placement
 from flax import linen as nn
 
-from drl_jax.config.build import Experiment, build
+from drl_jax.config.build import Components, build
 from drl_jax.config.overrides import parse
 from drl_jax.core.networks import convolution, layers
-from drl_jax.parallel import devices
+from drl_jax.parallel.mesh import Placement, describe, place
 from drl_jax.parallel.preemption import Stop
-from drl_jax.parallel.sampler import Sampler, Weights
-from drl_jax.training.loop import init_state
-from drl_jax.training.step import make_train_step
+from drl_jax.parallel.sampler import ShardedSampler
+from drl_jax.parallel.startup import start_devices
+from drl_jax.training.step import TrainState
 
 REPEATS, WARM_UP = 20, 3
 COPIES = 8  # kernels per timed call, so that dispatch does not count
@@ -45,7 +44,7 @@ def median(call: Callable[[], Any], repeats: int = REPEATS) -> float:
     return float(np.median(seconds))
 
 
-def convolutions(experiment: Experiment) -> list[Shape]:
+def convolutions(parts: Components) -> list[Shape]:
     """The 3x3 convolutions of one call of the network."""
     found: list[Shape] = []
 
@@ -56,9 +55,9 @@ def convolutions(experiment: Experiment) -> list[Shape]:
         return out
 
     with nn.intercept_methods(record):
-        x = jax.ShapeDtypeStruct((1, *experiment.shape), np.float32)
+        x = jax.ShapeDtypeStruct((1, *parts.shape), np.float32)
         t = jax.ShapeDtypeStruct((1,), np.int32)
-        jax.eval_shape(experiment.network.init, jax.random.key(0), x, t)
+        jax.eval_shape(parts.network.init, jax.random.key(0), x, t)
     return found
 
 
@@ -68,7 +67,7 @@ def ceiling(shapes: list[Shape], placement: Placement, batch: int, steps: int) -
 
     def seconds(side: int, inputs: int, outputs: int) -> float:
         if (side, inputs, outputs) not in known:
-            x = placement.batch(rng.standard_normal((batch, side, side, inputs), np.float32))
+            x = placement.shard_local(rng.standard_normal((batch, side, side, inputs), np.float32))
             kernels = [rng.standard_normal((3, 3, inputs, outputs), np.float32) for _ in range(COPIES)]
             kernels = placement.replicate(kernels)
             call = jax.jit(lambda x, kernels: [convolution.convolve(x, k) for k in kernels])
@@ -78,29 +77,30 @@ def ceiling(shapes: list[Shape], placement: Placement, batch: int, steps: int) -
     flops = total = 0.0
     for side, inputs, outputs in shapes:
         forward, backward = seconds(side, inputs, outputs), seconds(side, outputs, inputs)
-        # The kernel's gradient is as many operations again; it is given the better of the two speeds.
+        # The gradient of the kernel takes as many operations again; we count the better of the two speeds.
         total += steps * (forward + backward) + 2 * (forward + backward + min(forward, backward))
         flops += (2 * steps + 6) * 2 * 9 * inputs * outputs * side**2 * batch
     return flops / 1e9, total
 
 
-def step_seconds(experiment: Experiment, placement: Placement, batch: int) -> tuple[float, float]:
+def initial_state(parts: Components, placement: Placement) -> TrainState:
+    init = jax.jit(parts.init_state, out_shardings=placement.replicated)
+    return init(placement.replicate(jax.random.key(0)))
+
+
+def step_seconds(parts: Components, placement: Placement, batch: int) -> tuple[float, float]:
     """(compile seconds, seconds of a step)."""
-    state = init_state(experiment, placement, 0)
-    function = placement.split(
-        make_train_step(
-            experiment.network, experiment.levels, experiment.optimizer, experiment.settings, axis=AXIS
-        )
-    )
-    x = placement.batch(np.random.default_rng(0).standard_normal((batch, *experiment.shape), np.float32))
-    votes = placement.votes(False)
+    state = initial_state(parts, placement)
+    function = placement.data_parallel(parts.train_step())
+    x = placement.shard_local(np.random.default_rng(0).standard_normal((batch, *parts.shape), np.float32))
+    flags = placement.stop_flags(False)
     start = time.perf_counter()
-    compiled = function.lower(state, x, votes).compile()
+    compiled = function.lower(state, x, flags).compile()
     compiling = time.perf_counter() - start
 
     def call():
         nonlocal state
-        state, _ = compiled(state, x, votes)
+        state, _, _ = compiled(state, x, flags)
         return state
 
     return compiling, median(call)
@@ -108,13 +108,13 @@ def step_seconds(experiment: Experiment, placement: Placement, batch: int) -> tu
 
 def main() -> None:
     config = parse(sys.argv[1:]).config
-    experiment, batch, steps = build(config), config.data.batch_size, config.sampler.steps
-    devices.start(batch)
-    placement = devices.place(batch)
-    print(f"{devices.describe()}, {platform.processor() or platform.machine()}, jax {jax.__version__}")
+    parts, batch, steps = build(config), config.data.batch_size, config.sampler.steps
+    start_devices(batch)
+    placement = place(batch)
+    print(f"{describe()}, {platform.processor() or platform.machine()}, jax {jax.__version__}")
 
-    gflop, best = ceiling(convolutions(experiment), placement, batch, steps)
-    compiling, seconds = step_seconds(experiment, placement, batch)
+    gflop, best = ceiling(convolutions(parts), placement, batch, steps)
+    compiling, seconds = step_seconds(parts, placement, batch)
     rows = [
         ("convolutions of a step", f"{gflop:.1f} GFLOP"),
         ("the convolutions alone", f"{best:.3f} s, {gflop / best:.0f} GFLOP/s (the ceiling)"),
@@ -123,23 +123,20 @@ def main() -> None:
         ("compilation of the step", f"{compiling:.1f} s"),
     ]
 
-    state = init_state(experiment, placement, 0)
-    sampler = Sampler(
-        experiment,
+    sampler = ShardedSampler(
+        parts.transition,
+        parts.shape,
         placement,
         Stop(),
-        rows=batch // placement.num_devices,
+        samples_per_device=batch // placement.num_devices,
         seed=0,
-        num_steps=steps,
-        noise_scale=config.sampler.noise_scale,
-        spread=config.sampler.step_range,
     )
-    weights = Weights(state.ema_params, state.ema_vectors)
-    sampling = median(lambda: list(sampler.draw(weights, batch)))
-    rows.append((f"{batch} samples, {experiment.levels.num_levels * steps} gradients", f"{sampling:.3f} s"))
+    model = initial_state(parts, placement).averaged_model(parts.network, parts.levels)
+    sampling = median(lambda: list(sampler.sample(model, batch)))
+    rows.append((f"{batch} samples, {parts.levels.num_levels * steps} gradients", f"{sampling:.3f} s"))
 
     layers.convolve = convolution._plain
-    _, plain = step_seconds(experiment, placement, batch)
+    _, plain = step_seconds(parts, placement, batch)
     rows.append(("the step with XLA's transposes", f"{plain:.3f} s ({plain / seconds:.1f} times ours)"))
     for name, value in rows:
         print(f"{name:<34} {value}")

@@ -90,7 +90,6 @@ def test_a_sharded_state_is_saved_as_a_whole(tmp_path):
         assert checkpoint.tree["w"].sharding.is_equivalent_to(wanted, 2)
 
 
-
 def test_the_record_is_validated_before_any_array_is_read(saved, caplog):
     # An edited config is no damage, even where the arrays have other shapes now, or are damaged besides.
     folder, _ = saved
@@ -110,7 +109,9 @@ def test_the_record_is_validated_before_any_array_is_read(saved, caplog):
 def test_another_structure_is_no_damage(saved, caplog):
     folder, _ = saved
     like = place().abstract({"params": {"dense": {"kernel": jnp.zeros((3, 3))}}})
-    with pytest.raises(UserError, match=r"another version of the program: 1 of its arrays differ, first params/"):
+    with pytest.raises(
+        UserError, match=r"another version of the program: 1 of its arrays differ, first params/"
+    ):
         load(folder, like)
 
 
@@ -161,5 +162,3 @@ def test_the_sha256_covers_names_types_and_shapes():
     others = [{"b": array}, {"a": array.reshape(2, 3)}, {"a": array.view(np.int32)}, {"a": array + 1}]
     assert sha256({"a": array}) not in [sha256(other) for other in others]
     assert sha256({"a": array}) == sha256(place().replicate({"a": array}))
-
-

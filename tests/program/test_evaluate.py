@@ -11,6 +11,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from drl_jax.evaluation.measures import TOTAL_VARIATION
+from drl_jax.metrics.sample_scores import precision_recall
 from etils import epath
 from PIL import Image
 
@@ -18,14 +20,12 @@ from drl_jax.data.prepare import prepare
 from drl_jax.data.sources import open_source
 from drl_jax.errors import UserError
 from drl_jax.evaluation import features
-from drl_jax.evaluation.measures import TOTAL_VARIATION
 from drl_jax.main import main
-from drl_jax.metrics.sample_scores import precision_recall
 from drl_jax.parallel import devices
 from drl_jax.pixels import to_unit
 from tests.data.helpers import write_cifar10_archive
-from tests.metrics import inputs
 from tests.helpers import CONFIGS, small
+from tests.metrics import inputs
 
 PIXELS = "frechet_pixels,kid_pixels,precision_recall_pixels"
 COUNT = 70

@@ -64,7 +64,11 @@ def test_other_settings_are_refused_key_by_key(group, key, value, how, program, 
         given = []
     else:
         written = str(tuple(value)) if isinstance(value, list) else value
-        given = [*DIGITS, f"--config.{group}.{key}={written}"] if how == "lost" else [f"--config.{group}.{key}={written}"]
+        given = (
+            [*DIGITS, f"--config.{group}.{key}={written}"]
+            if how == "lost"
+            else [f"--config.{group}.{key}={written}"]
+        )
     if how == "lost":
         (workdir / "config.json").unlink()
     before = content(workdir)
