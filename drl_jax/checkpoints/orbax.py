@@ -32,7 +32,7 @@ _CHUNK_BYTES = 2**25
 _logger = logging.getLogger(__name__)
 _BUGS = (TypeError, AttributeError, NameError, AssertionError)  # errors of ours, not of a file
 
-Validate = Callable[[Mapping[str, Any]], None]
+Validate = Callable[[Mapping[str, Any]], object]
 """Raises UserError if a run cannot continue from the checkpoint with this record."""
 
 

@@ -14,6 +14,7 @@ from drl_jax.config.build import Components
 from drl_jax.config.schema import Config
 from drl_jax.core.model import Model
 from drl_jax.errors import UserError
+from drl_jax.machine import machine_type
 from drl_jax.parallel.mesh import Placement, place
 from drl_jax.parallel.preemption import Stop, exit_delay
 from drl_jax.parallel.sampler import ShardedSampler
@@ -39,10 +40,15 @@ def start_job(stop: Stop, batch_size: int = 0) -> Iterator[Placement]:
 
 
 def configure_jax() -> None:
-    """Keeps compiled programs on disk, so that a second start is quick. JAX's own variables override this."""
+    """Keeps compiled programs on disk, so that a second start is quick. JAX's own variables override this.
+
+    Each type of machine has its own folder. Small programs are kept too: a start has hundreds of them.
+    """
     if not jax.config.values["jax_compilation_cache_dir"]:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "drl_jax"
-        jax.config.update("jax_compilation_cache_dir", str(cache))
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(cache / "drl_jax" / machine_type()))
+        if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     silence_orbax_logs()
 
 

@@ -10,9 +10,10 @@ from etils import epath
 
 from drl_jax import files
 from drl_jax.commands.job import load_model, make_sampler, start_job
+from drl_jax.commands.scoring import data_kind
 from drl_jax.config.build import build
 from drl_jax.config.schema import Config
-from drl_jax.evaluation.preview import Preview, make_kind
+from drl_jax.evaluation.preview import Preview
 from drl_jax.parallel.preemption import Stop
 from drl_jax.parallel.sampler import count_not_finite
 
@@ -28,7 +29,7 @@ def sample(config: Config, workdir: epath.Path, stop: Stop) -> None:
     parts = build(config)
     with start_job(stop) as placement:
         checkpoint, model = load_model(workdir, config, parts, placement)
-        sampler, kind = make_sampler(config, parts, placement, stop), make_kind(config.data.density)
+        sampler, kind = make_sampler(config, parts, placement, stop), data_kind(config)
 
         began = time.monotonic()
         drawn, preview, broken = [], Preview(kind), 0

@@ -69,6 +69,7 @@ def make_extractors(
             path = config.evaluation.inception_weights
             if path == features.FETCH:
                 path = features.fetch_weights(data_directory(config.data.data_dir) / "downloads")
+            assert path is not None  # `metric_names` requires it
             sha256 = config.evaluation.inception_sha256
             extractors.append(features.inception_extractor(path, sha256, placement))
         else:
@@ -108,7 +109,6 @@ def make_evaluator(
         extractors=extractors,
         read_reference=lambda: read_reference(config, source, metrics, extractors),
         folder=folder,
-        score_untrained=config.evaluation.score_untrained,
     )
 
 

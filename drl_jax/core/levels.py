@@ -10,6 +10,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from drl_jax.core.randomness import fold_in, standard_normal
 from drl_jax.core.types import Batch, Keys, Level
@@ -173,7 +174,7 @@ def extract(values: np.ndarray, t: Level, like: Batch) -> jax.Array:
       ValueError: a level is out of range. This is checked where t is concrete; under `jax.jit` it is not
         known, and JAX would silently take the nearest level.
     """
-    if not isinstance(t, jax.core.Tracer):
+    if not isinstance(t, Tracer):
         wrong = [level for level in np.asarray(t).ravel().tolist() if not 0 <= level < len(values)]
         if wrong:
             raise ValueError(f"level {wrong[0]} is out of range: it must be from 0 to {len(values) - 1}")

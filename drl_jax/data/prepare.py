@@ -5,8 +5,9 @@ import os
 
 import tensorflow_datasets as tfds
 
+from drl_jax.data import BUILT_IN
 from drl_jax.data.downloads import Downloads
-from drl_jax.data.sources import BUILT_IN, data_directory
+from drl_jax.data.sources import data_directory
 from drl_jax.data.tfds_build import build
 from drl_jax.data.tfds_source import require_random_access, unknown_name
 from drl_jax.errors import UserError

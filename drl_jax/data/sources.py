@@ -13,14 +13,13 @@ from etils import epath
 from jaxtyping import Float32, Int, UInt8
 from PIL import Image
 
-from drl_jax.data import densities
+from drl_jax.data import BUILT_IN, densities
 from drl_jax.data.decoding import CropResize
 from drl_jax.errors import UserError
 
 Examples = UInt8[np.ndarray, "n height width channels"] | Float32[np.ndarray, "n 2"]
 Indices = Int[np.ndarray, " n"]
 
-BUILT_IN = ("points", "folder", "digits")  # every other name is a data set of tensorflow-datasets
 
 # The square of the published results: full width, rows 20 to 197 of the aligned faces.
 CELEB_A_CROP = (20, 0, 178, 178)

@@ -9,8 +9,8 @@ import tensorflow_datasets as tfds
 from jaxtyping import Int, UInt8
 from tensorflow_datasets.core.read_only_builder import builder_from_files
 
+from drl_jax.data import BUILT_IN
 from drl_jax.data.decoding import CropResize
-from drl_jax.data.sources import BUILT_IN
 from drl_jax.errors import UserError
 
 

@@ -38,7 +38,6 @@ class Evaluator:
       extractors: that the metrics need.
       read_reference: computes the features of the data; called once, when they are needed first.
       folder: of the images; None in the processes that write none.
-      score_untrained: whether `bounds` scores an untrained model too, which draws all samples once more.
     """
 
     def __init__(
@@ -51,12 +50,10 @@ class Evaluator:
         extractors: Sequence[FeatureExtractor],
         read_reference: Callable[[], Reference],
         folder: epath.Path | None,
-        score_untrained: bool = False,
     ):
         self._kind, self._sampler, self._num_samples = kind, sampler, num_samples
         self._metrics, self._extractors = metrics, extractors
         self._read_reference, self._folder = read_reference, folder
-        self._score_untrained = score_untrained
 
     def __call__(self, step: int, model: Model) -> Scores:
         """Evaluates the model of a step. Returns the scores, the same in all processes.
@@ -67,21 +64,22 @@ class Evaluator:
         """
         return self._evaluate(model, None if self._folder is None else self._folder / f"{step:07}")
 
-    def bounds(self, untrained: Model) -> Scores:
+    def bounds(self, untrained: Model | None) -> Scores:
         """Computes scores to compare others with, the same in all processes.
 
         Args:
-          untrained: the model before its training.
+          untrained: the model before its training, or None to leave it out; it costs as much as an
+            evaluation.
 
         Returns:
-          NAME_data_vs_data of one half of the data against the other, the best that can be expected; and,
-          with `score_untrained`, NAME_untrained of the untrained model.
+          NAME_data_vs_data of one half of the data against the other, the best that can be expected, and
+          NAME_untrained of the untrained model.
         """
         bounds: Scores = {}
         if self._extractors:
             best = data_vs_data(self._metrics, self._reference.data)
             bounds |= {f"{name}_data_vs_data": value for name, value in best.items()}
-        if self._score_untrained and self._metrics:
+        if untrained is not None and self._metrics:
             worst = self._evaluate(untrained, None)
             bounds |= {f"{name}_untrained": value for name, value in worst.items()}
         return broadcast(bounds)

@@ -1,6 +1,7 @@
 """The mesh of all devices, and where arrays live on it."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +16,8 @@ from drl_jax.errors import UserError
 AXIS = "data"  # the mesh axis along which examples are sharded
 
 
-class Shard(NamedTuple):
+@dataclass(frozen=True)
+class Shard:
     """Which part of the batch a device holds, and how devices add up. The default: one device holds all.
 
     Attributes:

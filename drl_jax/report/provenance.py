@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from drl_jax import __version__
+from drl_jax.machine import processor
 from drl_jax.parallel.mesh import describe
 
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint", "grain")
@@ -23,16 +24,7 @@ def versions() -> dict[str, Any]:
 
 def machine() -> str:
     """Names the devices in use and the processor, as '2 cpu devices in 1 process, Intel Xeon'."""
-    return f"{describe()}, {_processor()}"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:  # not Linux
-        return platform.processor() or platform.machine()
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
+    return f"{describe()}, {processor()}"
 
 
 def _commit() -> str | None:

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/divergence.py
 
-Each is the program itself, with no rollback allowed unless the row says so, in a folder that is deleted afterwards.
+Each is the program itself, with no rollback allowed unless the row says so. Its folder is deleted afterwards.
 """
 
 import json
