@@ -69,7 +69,7 @@ def make_extractors(
             path = config.evaluation.inception_weights
             if path == features.FETCH:
                 path = features.fetch_weights(data_directory(config.data.data_dir) / "downloads")
-            assert path is not None  # `metric_names` has raised UserError
+            assert path is not None  # `metric_names` requires it
             sha256 = config.evaluation.inception_sha256
             extractors.append(features.inception_extractor(path, sha256, placement))
         else:

@@ -26,8 +26,8 @@ from drl_jax.parallel.mesh import place
 from drl_jax.pixels import to_unit
 from drl_jax.report import provenance
 from tests.data.helpers import write_cifar10_archive
+from tests.helpers import CONFIGS, small
 from tests.metrics import inputs
-from tests.program.conftest import CONFIGS, small
 
 PIXELS = "frechet_pixels,kid_pixels,precision_recall_pixels"
 COUNT = 70
