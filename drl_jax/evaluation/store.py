@@ -144,11 +144,11 @@ def draw_missing(
 
 
 class StoredSamples(NamedTuple):
-    """What is known of the samples in a store.
+    """What is known of the samples in a store. Only process 0 knows it; elsewhere it is empty.
 
     Attributes:
-      features: their features, by extractor; empty in all processes but process 0.
-      sha256: of the SHA-256 of each sample.
+      features: their features, by extractor.
+      sha256: the SHA-256 of the SHA-256 of each sample, one after the other.
     """
 
     features: dict[str, FeatureSet]

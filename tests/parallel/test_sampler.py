@@ -1,7 +1,5 @@
 """Sampling: sample i is the same to the last bit, however many are drawn, from where, and on what."""
 
-from typing import Any
-
 import jax
 import numpy as np
 import pytest
@@ -61,9 +59,10 @@ def test_samples_that_are_not_finite_are_counted():
     assert count_not_finite(np.array([[0.0, np.nan], [1.0, 2.0], [np.inf, -np.inf]])) == 2
 
 
-def test_no_sample_is_drawn_where_all_exist():
-    placement = place()
-    never: Any = None
-    sampler = ShardedSampler(never, (2,), placement, Stop(), samples_per_device=4, seed=0)
+def test_no_sample_is_drawn_where_all_exist(monkeypatch):
+    parts = build(parse([f"--config={CONFIGS}/points.py:ring"]).config)
+    model = parts.init_state(jax.random.key(0)).averaged_model(parts.network, parts.levels)
+    sampler = ShardedSampler(parts.transition, (2,), place(), Stop(), samples_per_device=4, seed=0)
+    monkeypatch.setattr(sampler, "_draw", lambda *_: pytest.fail("samples were drawn"))
     for count in (0, 6, 16):
-        assert list(sampler.sample(never, count, start=count)) == []
+        assert list(sampler.sample(model, count, start=count)) == []

@@ -2,7 +2,6 @@
 
 import re
 
-import jax
 import pytest
 
 from drl_jax.main import main
@@ -14,16 +13,6 @@ class Outcome:
 
     def __init__(self, code, printed):
         self.code, self.out, self.err = code, printed.out, printed.err
-
-
-@pytest.fixture(scope="package", autouse=True)
-def _share_compiled_programs(tmp_path_factory):
-    """Runs of the same program compile it once, as for a user who starts it again."""
-    jax.config.update("jax_enable_compilation_cache", True)
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    yield
-    jax.config.update("jax_enable_compilation_cache", False)
 
 
 @pytest.fixture

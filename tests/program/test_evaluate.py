@@ -1,11 +1,10 @@
-"""`evaluate` and `check`: the same numbers however they come about, and one line for each mistake."""
+"""`evaluate` and `baseline`: the same numbers whatever the circumstances, and one line for each mistake."""
 
 import hashlib
 import json
 import pickle
 import re
 import shutil
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -16,19 +15,31 @@ from drl_jax.metrics.sample_scores import precision_recall
 from etils import epath
 from PIL import Image
 
+from drl_jax.commands import job
 from drl_jax.data.prepare import prepare
 from drl_jax.data.sources import open_source
 from drl_jax.errors import UserError
 from drl_jax.evaluation import features
+<<<<<<< HEAD
 from drl_jax.main import main
 from drl_jax.parallel import devices
 from drl_jax.pixels import to_unit
+=======
+from drl_jax.evaluation.scores import TOTAL_VARIATION
+from drl_jax.evaluation.store import IDENTITY, SampleStore
+from drl_jax.main import main
+from drl_jax.metrics.precision_recall import precision_recall
+from drl_jax.parallel.mesh import place
+from drl_jax.pixels import to_unit
+from drl_jax.report import provenance
+>>>>>>> eval
 from tests.data.helpers import write_cifar10_archive
 from tests.helpers import CONFIGS, small
 from tests.metrics import inputs
 
 PIXELS = "frechet_pixels,kid_pixels,precision_recall_pixels"
 COUNT = 70
+ROWS = 4  # samples that a device draws at a time: 16 on four devices
 
 
 def run(*arguments) -> None:
@@ -42,8 +53,8 @@ def digits(tmp_path_factory) -> Path:
     """The workdir of a short run, with checkpoints of steps 2 and 4."""
     workdir, data = (tmp_path_factory.mktemp(name) for name in ("digits", "data"))
     run(
-        "train", f"--config={CONFIGS}/digits.py", f"--workdir={workdir}", *small(),
-        f"--config.data.data_dir={data}",
+        "train", f"--config={CONFIGS}/digits.py", f"--workdir={workdir}", f"--config.data.data_dir={data}",
+        *small(evaluation__samples_per_device=ROWS),
     )  # fmt: skip
     return workdir
 
@@ -54,8 +65,8 @@ def copied(digits, tmp_path) -> Path:
     return shutil.copytree(digits, tmp_path / "run")
 
 
-def measuring(workdir, *, count=COUNT, batch=64, metrics=PIXELS, seed=0) -> list[str]:
-    values = {"num_samples": count, "batch_size": batch, "metrics": metrics, "seed": seed}
+def measuring(workdir, *, count=COUNT, save_every=64, metrics=PIXELS, seed=0) -> list[str]:
+    values = {"num_samples": count, "save_every": save_every, "metrics": metrics, "seed": seed}
     return ["evaluate", f"--workdir={workdir}", *(f"--config.evaluation.{k}={v}" for k, v in values.items())]
 
 
@@ -65,51 +76,122 @@ def result(workdir, count=COUNT) -> dict:
 
 
 @pytest.fixture(scope="module")
-def expected(digits, tmp_path_factory) -> dict:
-    """What 70 samples score, measured in one go on four devices."""
-    workdir = shutil.copytree(digits, tmp_path_factory.mktemp("expected") / "run")
+def whole(digits, tmp_path_factory) -> Path:
+    """The workdir of an evaluation of 70 samples, on four devices and without an interruption."""
+    workdir = shutil.copytree(digits, tmp_path_factory.mktemp("whole") / "run")
     run(*measuring(workdir))
-    return result(workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def expected(whole) -> dict:
+    """The result of that evaluation."""
+    return result(whole)
 
 
 def assert_same(got: dict, expected: dict) -> None:
-    """Identical images; the same scores to 1e-9."""
+    """Identical samples; the same scores to 1e-9."""
     assert got["protocol"] == expected["protocol"]
-    for kind in ("scores", "halves_of_the_data"):
+    for kind in ("scores", "data_vs_data"):
         assert got[kind].keys() == expected[kind].keys()
         for name, value in expected[kind].items():
             np.testing.assert_allclose(got[kind][name], value, rtol=1e-9, atol=1e-12, err_msg=name)
 
 
-@pytest.mark.parametrize("batch", [7, 33])
-def test_the_batch_does_not_matter(batch, copied, program, expected):
-    assert program(*measuring(copied, batch=batch)).code == 0
+def assert_nothing_is_drawn(ended, count=COUNT) -> None:
+    assert ended.code == 0, ended.err
+    assert f"{count} of {count} samples exist already" in ended.out
+    assert "\nsample " not in ended.out
+
+
+def image_of(workdir, name="samples") -> bytes:
+    (file,) = Path(workdir).glob(f"evaluations/*/{name}.png")
+    return file.read_bytes()
+
+
+@pytest.mark.parametrize("save_every", [7, 33])
+def test_the_size_of_a_shard_does_not_matter(save_every, copied, program, expected):
+    assert program(*measuring(copied, save_every=save_every)).code == 0
     assert_same(result(copied), expected)
 
 
 def test_the_devices_do_not_matter(copied, program, expected, monkeypatch):
-    monkeypatch.setattr(devices, "place", partial(devices.place, devices=jax.devices()[:1]))
+    monkeypatch.setattr(job, "place", lambda batch_size: place(batch_size, devices=jax.devices()[:1]))
     assert program(*measuring(copied)).code == 0
     assert_same(result(copied), expected)
 
 
-def test_an_evaluation_goes_on_where_it_was_interrupted(copied, program, expected):
-    # As long as it got: two of its parts, and one that is damaged.
-    assert program(*measuring(copied, count=30, batch=12)).code == 0
-    parts = sorted(copied.glob("evaluations/*/part_*.npz"))
-    assert [p.name for p in parts] == ["part_0000000.npz", "part_0000012.npz", "part_0000024.npz"]
-    content = bytearray(parts[2].read_bytes())
-    content[len(content) // 2] ^= 1
-    parts[2].write_bytes(content)
-    ended = program(*measuring(copied, batch=32))
+def test_an_evaluation_of_finished_samples_draws_nothing(copied, program):
+    # 6 is not a multiple of the 4 samples of a device.
+    assert program(*measuring(copied, count=6)).code == 0
+    first = result(copied, 6)
+    assert_nothing_is_drawn(program(*measuring(copied, count=6)), 6)
+    assert_same(result(copied, 6), first)
+
+
+def test_an_evaluation_continues_where_it_was_interrupted(copied, program, whole, expected, monkeypatch):
+    write = SampleStore.write
+
+    def failing(self, shard):
+        if shard.first >= 32:
+            raise UserError("the disk is full")
+        write(self, shard)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SampleStore, "write", failing)
+        assert program(*measuring(copied, save_every=16)).code == 1
+    assert not list(copied.glob("evaluations/*/result_*"))
+    ended = program(*measuring(copied, save_every=16))
+    assert ended.code == 0, ended.err
+    assert "32 of 70 samples exist already" in ended.out
+    assert_same(result(copied), expected)
+    for name in ("samples", "samples_process"):
+        assert image_of(copied, name) == image_of(whole, name)
+
+
+def test_more_samples_begin_with_the_stored_ones(copied, program, whole, expected):
+    # Two shards, one of them damaged.
+    assert program(*measuring(copied, count=30, save_every=12)).code == 0
+    shards = sorted(copied.glob("evaluations/*/samples_*.npz"))
+    assert [p.name for p in shards] == ["samples_0000000.npz", "samples_0000016.npz"]
+    shards[1].write_bytes(shards[1].read_bytes()[:-1])
+    ended = program(*measuring(copied, save_every=32))
     assert ended.code == 0
-    assert "24 of 70 samples are there already" in ended.out
+    assert "16 of 70 samples exist already" in ended.out
     assert_same(result(copied), expected)
-    # All is there: nothing is drawn. What was measured of the same samples stays in the file.
-    again = program(*measuring(copied, metrics="kid_pixels"))
-    assert "70 of 70 samples are there already" in again.out
-    assert "frechet" not in again.out
-    assert_same(result(copied), expected)
+    assert image_of(copied) == image_of(whole)
+
+
+def test_another_commit_or_metric_draws_nothing(copied, program, expected, monkeypatch):
+    assert program(*measuring(copied, metrics="frechet_pixels")).code == 0
+    before = provenance.versions()
+    after = {"commit": "f" * 40, "versions": {**before["versions"], "grain": "9", "orbax-checkpoint": "9"}}
+    monkeypatch.setattr(provenance, "versions", lambda: after)
+    ended = program(*measuring(copied, metrics="kid_pixels,precision_recall_pixels"))
+    assert_nothing_is_drawn(ended)
+    assert "frechet" not in ended.out
+    # The file keeps what was measured on the same samples before, and by which commit.
+    merged = result(copied)
+    assert_same(merged, expected)
+    commits = {
+        "frechet_pixels": before["commit"],
+        "kid_pixels": "f" * 40,
+        "precision_recall_pixels": "f" * 40,
+    }
+    assert merged["evaluation"]["commits"] == commits
+    assert merged["commit"] == "f" * 40
+
+
+def test_the_samples_of_an_evaluation_can_be_read(whole, expected):
+    (file,) = whole.glob(f"evaluations/*/{IDENTITY}")
+    identity = json.loads(file.read_text())
+    assert identity.items() <= expected["protocol"]["samples"].items()
+    assert {"weights_sha256", "seed", "samples_per_device", "noise_scale", "jax", "device"} <= identity.keys()
+    shards = list(SampleStore(epath.Path(file.parent)).read(COUNT))
+    samples = np.concatenate([shard.samples for shard in shards])
+    assert (samples.shape, samples.dtype) == ((COUNT, 8, 8, 1), np.uint8)
+    digests = b"".join(hashlib.sha256(sample.tobytes()).digest() for sample in samples)
+    assert hashlib.sha256(digests).hexdigest() == expected["protocol"]["samples"]["sha256"]
 
 
 def test_what_a_number_comes_with(copied, program, expected):
@@ -121,11 +203,17 @@ def test_what_a_number_comes_with(copied, program, expected):
     assert protocol["reference"]["examples_in_pixels"] == 898
     assert expected["training"]["seconds"] > 0
     assert "4 cpu devices" in expected["training"]["machine"]
-    # The distance of the halves of the digits is that which `train` prints; see test_runs.py.
-    assert 0.2 < expected["halves_of_the_data"]["frechet_pixels"] < 0.4
+    # `train` prints the same distance of the halves of the digits; see test_runs.py.
+    assert 0.2 < expected["data_vs_data"]["frechet_pixels"] < 0.4
     ended = program(*measuring(copied, count=20))
     assert "20 samples have a singular covariance in the 64 dimensions of frechet_pixels" in ended.err
-    for text in ("frechet_pixels ", "frechet_pixels_halves ", "noise_scale 0.99", "weights_sha256", "commit"):
+    for text in (
+        "frechet_pixels ",
+        "frechet_pixels_data_vs_data ",
+        "noise_scale 0.99",
+        "weights_sha256",
+        "commit",
+    ):
         assert text in ended.out
     with Image.open(next(copied.glob("evaluations/*/samples.png"))) as grid:
         assert grid.mode == "L"
@@ -141,6 +229,7 @@ def test_other_weights_and_seeds_are_other_samples(copied, program, expected):
 
 def test_points_are_measured_by_their_density(program, tmp_path):
     few = ["--config.data.batch_size=4", "--config.evaluation.num_samples=40", "--config.levels.count=2"]
+    few += ["--config.evaluation.samples_per_device=8"]
     workdir = f"--workdir={tmp_path}"
     short = ["--config.training.steps=1", "--config.evaluation.metrics=none", *few]
     assert program("train", "--config=points.py:ring", workdir, *short).code == 0
@@ -150,6 +239,8 @@ def test_points_are_measured_by_their_density(program, tmp_path):
     scores = result(tmp_path, 40)["scores"]
     assert 0 < scores[f"{TOTAL_VARIATION}/level_0"] < 1
     assert {"frechet_points", "kid_points"} <= scores.keys()
+    names = {path.name for path in tmp_path.glob("evaluations/*/*.png")}
+    assert names == {"samples.png", "model_densities.png"}
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +260,8 @@ def images(tmp_path_factory) -> list[str]:
     for i in range(24):
         Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / f"{i}.png")
     given = [
-        f"--config={CONFIGS}/digits.py", f"--workdir={workdir}", *small(training__steps=1),
+        f"--config={CONFIGS}/digits.py", f"--workdir={workdir}",
+        *small(training__steps=1, evaluation__samples_per_device=ROWS),
         "--config.data.name=folder", f"--config.data.path={folder}", f"--config.data.data_dir={data}",
         "--config.data.channels=3",
     ]  # fmt: skip
@@ -181,7 +273,7 @@ INCEPTION = "fid,inception_score,kid,precision_recall"
 
 
 def test_scores_of_inception(images, weights, program, monkeypatch):
-    monkeypatch.setattr(features, "_ROWS", 3)  # a device's batch: twelve images shall not cost as much as 64
+    monkeypatch.setattr(features, "_ROWS", 3)  # images of a device: 12 images need not cost as much as 64
     workdir, data = (Path(images[i].split("=", 1)[1]) for i in (1, -2))
     sha256 = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
     given = [
@@ -190,32 +282,43 @@ def test_scores_of_inception(images, weights, program, monkeypatch):
     ]
 
     def scores(**settings):
-        ended = program(*measuring(workdir, count=12, metrics=INCEPTION, **settings), *given)
+        ended = program(*measuring(workdir, count=12, **{"metrics": INCEPTION, **settings}), *given)
         assert ended.code == 0, ended.err
-        assert "12 samples have a singular covariance in the 2048 dimensions of fid" in ended.err
-        return result(workdir, 12)
+        return result(workdir, 12), ended
 
-    first = scores(batch=64)
+    first, ended = scores()
+    assert "12 samples have a singular covariance in the 2048 dimensions of fid" in ended.err
     assert {"fid_12", "inception_score", "kid", "precision", "recall"} <= first["scores"].keys()
     assert all(np.isfinite(value) for value in first["scores"].values())
     assert first["protocol"]["inception"]["weights_sha256"] == sha256
     assert first["protocol"]["reference"]["examples_in_inception"] == 24
     (cached,) = data.glob("features/inception_*.npz")
-    # From the start, in other batches, with the features of the data from the cache: the same.
-    shutil.rmtree(workdir / "evaluations")
+    # Scores of another extractor draw nothing, and join those in the file.
+    both, ended = scores(metrics=PIXELS)
+    assert_nothing_is_drawn(ended, 12)
+    assert first["scores"].keys() | {"frechet_pixels", "kid_pixels"} <= both["scores"].keys()
+    assert both["protocol"]["reference"]["examples_in_inception"] == 24
+    assert both["protocol"]["reference"]["examples_in_pixels"] == 12
+    # The features of the samples are stored: they need no network.
     before = cached.stat().st_mtime_ns
-    assert_same(scores(batch=7), first)
+    again, ended = scores()
+    assert_nothing_is_drawn(ended, 12)
+    assert "features of sample" not in ended.out
+    assert_same(again, both)
+    # From the start, in other shards, with the features of the data from the cache: the same.
+    shutil.rmtree(workdir / "evaluations")
+    assert_same(scores(save_every=7)[0], first)
     assert cached.stat().st_mtime_ns == before
     # A damaged cache is made again.
     cached.write_bytes(cached.read_bytes()[:1000])
-    assert_same(scores(batch=7), first)
+    assert_same(scores()[0], first)
     assert cached.stat().st_size > 1000
 
 
 def test_data_against_themselves(program, copied, expected):
-    ended = program("check", f"--workdir={copied}", f"--config.evaluation.metrics={PIXELS}")
+    ended = program("baseline", f"--workdir={copied}", f"--config.evaluation.metrics={PIXELS}")
     assert ended.code == 0, ended.err
-    value = expected["halves_of_the_data"]["frechet_pixels"]
+    value = expected["data_vs_data"]["frechet_pixels"]
     assert f"{value:.5g}" in ended.out
     for text in ("name digits, split train", "count 1797", "scale 0 … 255 to -1 … 1", "code: commit"):
         assert text in ended.out
@@ -226,32 +329,38 @@ def test_the_test_split_against_the_training_split(program, tmp_path):
     prepare("cifar10", data_dir=str(tmp_path), path=str(tmp_path))
     metrics = "kid_pixels,precision_recall_pixels"
     ended = program(
-        "check", "--config=cifar10.py", f"--config.data.data_dir={tmp_path}",
+        "baseline", "--config=cifar10.py", f"--config.data.data_dir={tmp_path}",
         f"--config.evaluation.metrics={metrics}",
     )  # fmt: skip
     assert ended.code == 0, ended.err
     assert "name cifar10, split train" in ended.out
+<<<<<<< HEAD
     # In the order in which data are measured, which is random and always the same.
     sources = [
         open_source("cifar10", image_size=32, split=split, data_dir=str(tmp_path))
         for split in ("train", "test")
     ]
+=======
+    # In the order in which data are read for the metrics: random and always the same.
+    opened = {"image_size": 32, "data_dir": str(tmp_path)}
+    sources = [open_source("cifar10", split=split, **opened) for split in ("train", "test")]
+>>>>>>> eval
     drawn = [source.take(np.random.default_rng(0).permutation(len(source))) for source in sources]
     train, test = (to_unit(x).reshape(-1, 3072) for x in drawn)
-    told = ended.out.split("test against train:")[1]
-    value = float(re.search(r"kid_pixels +(\S+)", told)[1])  # pyright: ignore[reportOptionalSubscript]
-    rng = np.random.RandomState(2020)  # whose subsets of the larger side differ: the mean of 100
+    printed = ended.out.split("test against train:")[1]
+    value = float(re.search(r"kid_pixels +(\S+)", printed)[1])  # pyright: ignore[reportOptionalSubscript]
+    rng = np.random.RandomState(2020)  # the mean over 100 subsets, which differ on the larger side
     draws = [
-        kernel_distance_of(test[rng.choice(12, 12, replace=False)], train[rng.choice(60, 12, replace=False)])
+        kid_of(test[rng.choice(12, 12, replace=False)], train[rng.choice(60, 12, replace=False)])
         for _ in range(100)
     ]
     np.testing.assert_allclose(value, np.mean(draws), rtol=1e-4)
     shares = precision_recall(test, train)
-    assert f"{shares.precision:.5g}" in told
-    assert f"{shares.recall:.5g}" in told
+    assert f"{shares.precision:.5g}" in printed
+    assert f"{shares.recall:.5g}" in printed
 
 
-def kernel_distance_of(x, y) -> float:
+def kid_of(x, y) -> float:
     """The unbiased squared discrepancy, written out."""
     kernel = lambda a, b: (a.astype(float) @ b.T.astype(float) / a.shape[1] + 1) ** 3
     n, xx, yy = len(x), kernel(x, x), kernel(y, y)
@@ -264,10 +373,14 @@ def test_the_public_weights_are_fetched_once_and_checked(tmp_path, monkeypatch):
     served.write_bytes(b"the public weights")
     folder = epath.Path(tmp_path / "data")
     monkeypatch.setattr(features, "PUBLIC_URL", served.as_uri())
+<<<<<<< HEAD
     with pytest.raises(UserError, match=r"cannot download .*its SHA-256 is .*; download it by other"):
+=======
+    with pytest.raises(UserError, match=r"cannot download .*SHA-256.*; download the file by other"):
+>>>>>>> eval
         features.fetch_weights(folder)
     assert list(folder.iterdir()) == []
-    monkeypatch.setattr(features, "PUBLIC_SHA256", hashlib.sha256(b"the public weights").hexdigest()[:8])
+    monkeypatch.setattr(features, "PUBLIC_SHA256", hashlib.sha256(b"the public weights").hexdigest())
     path = features.fetch_weights(folder)
     served.unlink()
     assert features.fetch_weights(folder) == path
@@ -275,12 +388,12 @@ def test_the_public_weights_are_fetched_once_and_checked(tmp_path, monkeypatch):
 
 
 MISTAKES = {
-    "unknown metric": ({"metrics": "fdi"}, ["'fdi' is no metric of images", "fid"]),
+    "unknown metric": ({"metrics": "fdi"}, ["'fdi' is not a metric of images", "fid"]),
     "nothing to measure": ({"metrics": "none"}, ["config.evaluation.metrics=none"]),
-    "metric of points": ({"metrics": "total_variation"}, ["no metric of images"]),
+    "metric of points": ({"metrics": "total_variation"}, ["is not a metric of images"]),
     "too few samples": (
         {"count": 4, "metrics": PIXELS},
-        ["config.evaluation.num_samples=4", "5 are the least"],
+        ["config.evaluation.num_samples=4", "must be at least 5"],
     ),
     "no weights": ({"metrics": "fid"}, ["config.evaluation.inception_weights", "fetch"]),
 }
@@ -311,16 +424,17 @@ def test_samples_that_are_not_finite_have_no_score(program, copied):
     ended = program(*measuring(copied, count=10), "--config.sampler.noise_scale=1e38")
     assert_one_line(ended, ["of the samples 0 … ", "are not finite", "diverged"])
     assert not list(copied.glob("evaluations/*/result_*"))
+    assert not list(copied.glob("evaluations/*/*.npz"))
     ended = program("sample", f"--workdir={copied}", "--config.sampler.noise_scale=1e38")
     assert ended.code == 0
     assert "of 4 samples are not finite" in ended.err
 
 
-def test_fewer_samples_than_a_batch_are_drawn_all_the_same(program, copied):
-    ended = program(*measuring(copied, count=10, batch=64))
+def test_fewer_samples_than_a_shard_are_saved_all_at_once(program, copied):
+    ended = program(*measuring(copied, count=10, save_every=64))
     assert ended.code == 0
-    said = "config.evaluation.save_every=64: 10 samples do not fill a batch, and are saved as one"
-    assert ended.out.splitlines()[0] == said
+    line = "config.evaluation.save_every=64 is more than the 10 samples: they are saved all at once"
+    assert ended.out.splitlines()[0] == line
     assert result(copied, 10)["protocol"]["samples"]["count"] == 10
 
 
@@ -352,11 +466,11 @@ def test_a_bad_file_of_weights(damage, sha256, expected, weights, program, copie
 def test_data_without_examples(program, tmp_path):
     (tmp_path / "empty").mkdir()
     ended = program(
-        "check", "--config=digits.py", "--config.data.name=folder", f"--config.data.path={tmp_path}/empty"
+        "baseline", "--config=digits.py", "--config.data.name=folder", f"--config.data.path={tmp_path}/empty"
     )
     assert_one_line(ended, ["holds no images"])
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "empty/one.png")
     ended = program(
-        "check", "--config=digits.py", "--config.data.name=folder", f"--config.data.path={tmp_path}/empty"
+        "baseline", "--config=digits.py", "--config.data.name=folder", f"--config.data.path={tmp_path}/empty"
     )
-    assert_one_line(ended, ["1 examples are too few data", "10 are the least"])
+    assert_one_line(ended, ["needs at least 10 examples", "the data set has 1"])
