@@ -10,8 +10,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from drl_jax.evaluation.measures import TOTAL_VARIATION
-from drl_jax.metrics.sample_scores import precision_recall
 from etils import epath
 from PIL import Image
 
@@ -20,11 +18,6 @@ from drl_jax.data.prepare import prepare
 from drl_jax.data.sources import open_source
 from drl_jax.errors import UserError
 from drl_jax.evaluation import features
-<<<<<<< HEAD
-from drl_jax.main import main
-from drl_jax.parallel import devices
-from drl_jax.pixels import to_unit
-=======
 from drl_jax.evaluation.scores import TOTAL_VARIATION
 from drl_jax.evaluation.store import IDENTITY, SampleStore
 from drl_jax.main import main
@@ -32,7 +25,6 @@ from drl_jax.metrics.precision_recall import precision_recall
 from drl_jax.parallel.mesh import place
 from drl_jax.pixels import to_unit
 from drl_jax.report import provenance
->>>>>>> eval
 from tests.data.helpers import write_cifar10_archive
 from tests.helpers import CONFIGS, small
 from tests.metrics import inputs
@@ -334,17 +326,9 @@ def test_the_test_split_against_the_training_split(program, tmp_path):
     )  # fmt: skip
     assert ended.code == 0, ended.err
     assert "name cifar10, split train" in ended.out
-<<<<<<< HEAD
-    # In the order in which data are measured, which is random and always the same.
-    sources = [
-        open_source("cifar10", image_size=32, split=split, data_dir=str(tmp_path))
-        for split in ("train", "test")
-    ]
-=======
     # In the order in which data are read for the metrics: random and always the same.
     opened = {"image_size": 32, "data_dir": str(tmp_path)}
     sources = [open_source("cifar10", split=split, **opened) for split in ("train", "test")]
->>>>>>> eval
     drawn = [source.take(np.random.default_rng(0).permutation(len(source))) for source in sources]
     train, test = (to_unit(x).reshape(-1, 3072) for x in drawn)
     printed = ended.out.split("test against train:")[1]
@@ -373,11 +357,7 @@ def test_the_public_weights_are_fetched_once_and_checked(tmp_path, monkeypatch):
     served.write_bytes(b"the public weights")
     folder = epath.Path(tmp_path / "data")
     monkeypatch.setattr(features, "PUBLIC_URL", served.as_uri())
-<<<<<<< HEAD
-    with pytest.raises(UserError, match=r"cannot download .*its SHA-256 is .*; download it by other"):
-=======
     with pytest.raises(UserError, match=r"cannot download .*SHA-256.*; download the file by other"):
->>>>>>> eval
         features.fetch_weights(folder)
     assert list(folder.iterdir()) == []
     monkeypatch.setattr(features, "PUBLIC_SHA256", hashlib.sha256(b"the public weights").hexdigest())
