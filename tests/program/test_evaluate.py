@@ -20,24 +20,17 @@ from drl_jax.errors import UserError
 from drl_jax.evaluation import features
 from drl_jax.evaluation.scores import TOTAL_VARIATION
 from drl_jax.evaluation.store import IDENTITY, SampleStore
-from drl_jax.main import main
 from drl_jax.metrics.precision_recall import precision_recall
 from drl_jax.parallel.mesh import place
 from drl_jax.pixels import to_unit
 from drl_jax.report import provenance
 from tests.data.helpers import write_cifar10_archive
-from tests.helpers import CONFIGS, small
+from tests.helpers import CONFIGS, run, small
 from tests.metrics import inputs
 
 PIXELS = "frechet_pixels,kid_pixels,precision_recall_pixels"
 COUNT = 70
 ROWS = 4  # samples that a device draws at a time: 16 on four devices
-
-
-def run(*arguments) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main([str(a) for a in arguments])
-    assert ended.value.code == 0
 
 
 @pytest.fixture(scope="module")
