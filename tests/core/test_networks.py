@@ -225,6 +225,17 @@ def test_gradients_of_the_convolution_are_those_of_lax(height, width, new_key):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-11, atol=1e-11), ours, theirs)
 
 
+def test_gradients_on_other_platforms(new_key):
+    # The branches that a CPU does not take.
+    x, kernel = jax.random.normal(new_key(), (2, 6, 5, 3)), jax.random.normal(new_key(), (3, 3, 3, 4))
+    g = jax.random.normal(new_key(), (2, 6, 5, 4))
+    for ours, theirs in (
+        (convolution._input_gradient, convolution._plain_input_gradient),
+        (convolution._kernel_gradient, convolution._plain_kernel_gradient),
+    ):
+        np.testing.assert_allclose(ours(x, kernel, g), theirs(x, kernel, g), rtol=1e-4, atol=1e-4)
+
+
 def chain_text(convolve, monkeypatch, draw_parameters):
     """The compiled program of a chain of two steps whose network convolves with `convolve`."""
     monkeypatch.setattr("drl_jax.core.networks.layers.convolve", convolve)

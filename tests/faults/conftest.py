@@ -109,7 +109,7 @@ def start(shared, tmp_path):
     jobs = []
 
     def start(
-        command, workdir, *overrides, processes=1, devices=2, cached=True, only=None, **faults
+        command, workdir, *overrides, processes=1, devices=2, cached=True, given=True, only=None, **faults
     ) -> list[Job]:
         environment = {**shared, "DEVICES": str(devices)}
         if not cached:
@@ -119,11 +119,11 @@ def start(shared, tmp_path):
                 free.bind(("localhost", 0))
                 address = f"localhost:{free.getsockname()[1]}"
             environment |= {"JAX_NUM_PROCESSES": str(processes), "JAX_COORDINATOR_ADDRESS": address}
-        given = TINY if command == "train" else []
+        tiny = TINY if command == "train" and given else []
         for rank in range(processes):
             printed = tmp_path / f"{len(jobs)}.txt"
             own = {**environment, "JAX_PROCESS_ID": str(rank)} if processes > 1 else environment
-            argv = [command, *given, f"--workdir={workdir}", *overrides]
+            argv = [command, *tiny, f"--workdir={workdir}", *overrides]
             jobs.append(Job(argv, printed, own, faults if only in (None, rank) else {}))
         return jobs[-processes:]
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from tests.faults.conftest import lines, newest
+from tests.helpers import CONFIGS
 
 # Adam divides by the gradient's own size, so that rounding may become a change of sign at the first steps.
 # With an epsilon far above the gradient it is gradient descent with momentum, and rounding stays rounding.
@@ -49,3 +50,25 @@ def test_other_devices_go_on_with_the_same_run(parts, start, tmp_path):
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
     moved = [np.abs(np.asarray(x)).max() for x in jax.tree.leaves(one.tree.opt_state)]
     assert max(moved) > 0
+
+
+def test_points_in_two_processes(start, tmp_path):
+    points = [
+        f"--config={CONFIGS}/points.py:ring",
+        "--config.levels.count=2",
+        "--config.data.batch_size=4",
+        "--config.training.steps=4",
+        "--config.training.log_every=2",
+        "--config.evaluation.num_samples=8",
+        "--config.evaluation.samples_per_device=2",
+    ]
+    for name, how in (("one", {"devices": 2}), ("two", {"processes": 2, "devices": 1})):
+        for job in start("train", tmp_path / name, *points, given=False, **how):
+            assert job.ended() == 0, job.printed()
+    one, two = lines(tmp_path / "one"), lines(tmp_path / "two")
+    counts = [
+        [{k: v for k, v in line.items() if k.startswith("examples/")} for line in run] for run in (one, two)
+    ]
+    assert counts[0] == counts[1]
+    for x, y in zip(one, two, strict=True):
+        np.testing.assert_allclose(x["loss"], y["loss"], rtol=1e-3, atol=1e-3)

@@ -59,6 +59,18 @@ def test_sampling_has_no_collective_in_its_loops(parts):
     assert all("ENTRY" in computation for computation, _ in found)
 
 
+def test_the_memory_of_sampling_does_not_grow_with_levels_and_samples():
+    # All states of 4,096 points at 502 levels would be 16 MB on a device; 8 of them are recorded.
+    flags = ["--config.levels.count=501", "--config.sampler.steps=1", "--config.network.width=4"]
+    parts = build(parse([f"--config={CONFIGS}/points.py:ring", *flags]).config)
+    placement, rows = place(), 4096
+    sampler = ShardedSampler(parts.transition, (2,), placement, Stop(), samples_per_device=rows, seed=0)
+    model = parts.init_state(jax.random.key(0)).averaged_model(parts.network, parts.levels)
+    compiled = sampler._draw.lower(placement.replicate(jax.random.key(0)), model, np.int32(0)).compile()
+    one_level = 501 * rows * 2 * 4
+    assert compiled.memory_analysis().temp_size_in_bytes < one_level / 2
+
+
 def test_a_step_whose_results_differ_between_devices_is_refused():
     placement = place(8)
 

@@ -223,6 +223,31 @@ def test_image_configs_train_when_shrunk(config, program, tmp_path):
     assert (tmp_path / "run/samples/0000001.png").exists()
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"levels__count": 1, "sampler__steps": 3},
+        {
+            "levels__count": 1000,
+            "sampler__steps": 1,
+            "network__dtype": "bfloat16",
+            "network__attention": "(4,)",
+            "network__conv_shortcut": False,
+        },
+    ],
+    ids=["one level", "1000 levels, bfloat16, attention"],
+)
+def test_unusual_settings_train_and_sample(overrides, program, tmp_path):
+    flags = small(training__steps=2, evaluation__every=2, **overrides)
+    ended = program("train", "--config=digits.py", *flags, f"--workdir={tmp_path}")
+    assert ended.code == 0, ended.err
+    lines = records_of(tmp_path)
+    assert np.isfinite(lines[-1]["loss"])
+    assert program("sample", f"--workdir={tmp_path}").code == 0
+    with np.load(tmp_path / "samples.npz") as file:
+        assert file["arr_0"].shape == (6, 8, 8, 1)
+
+
 def test_points_train(program, tmp_path):
     ended = program(
         "train",

@@ -229,8 +229,9 @@ def test_nothing_is_compiled_after_the_first_step(caplog):
     state, _, _ = step(state, placement.shard_local(BATCH), flags[0])
     with jax.log_compiles(), caplog.at_level("WARNING"), warnings.catch_warnings():
         warnings.simplefilter("error")  # a donated buffer that cannot be used would warn
-        before = jax.tree.leaves(state)
-        state, _, votes = step(state, placement.shard_local(BATCH), flags[1])
+        before, batch = jax.tree.leaves(state), placement.shard_local(BATCH)
+        with jax.transfer_guard("disallow"):
+            state, _, votes = step(state, batch, flags[1])
     assert [r.getMessage() for r in caplog.records if "Compiling" in r.getMessage()] == []
     assert float(votes) == placement.num_devices
     assert all(leaf.is_deleted() for leaf in before)  # donated
