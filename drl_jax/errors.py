@@ -1,9 +1,9 @@
-"""The one exception that a user's mistake ends in."""
+"""The one exception for a user's mistakes."""
 
 
 class UserError(Exception):
-    """A mistake that its maker can mend.
+    """A mistake that the user can correct.
 
-    The message is one line that names the config key, flag or file, its value, and what would be
-    right; the command line prints that line alone and exits with code 1.
+    The message is one line. It names the config key, flag or file, its value, and what would be right. The
+    command line prints this line alone and exits with code 1.
     """

@@ -1,4 +1,4 @@
-"""The folder that a run lives in: opened for writing by one job at a time, its files written whole."""
+"""Files of a run: one job at a time may write to a folder, and a file is written as a whole or not at all."""
 
 import os
 import socket
@@ -13,25 +13,30 @@ _LOCK = ".lock"
 
 
 def is_local(path: epath.Path) -> bool:
-    """Whether a path is a file's, not gs://… or another store's."""
+    """Returns whether a path is on a file system, not in an object store (gs://…)."""
     return "://" not in str(path)
 
 
 @contextmanager
 def locked(workdir: epath.Path, name: str = "--workdir") -> Iterator[None]:
-    """Makes the folder and keeps other jobs out of it. `name` is what people call it.
+    """Makes the folder and keeps other jobs out of it, inside this context.
 
-    The lock is the kernel's: it ends with the process that holds it, however that ends. Object stores
-    have none.
+    The lock belongs to the operating system. It is released when the process ends, however it ends. Object
+    stores have no lock.
 
-    Raises UserError: the folder cannot be written, or another job is at work in it.
+    Args:
+      workdir: the folder.
+      name: what a message calls it.
+
+    Raises:
+      UserError: the folder cannot be written, or another job uses it.
     """
     if not is_local(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
         yield
         return
 
-    import fcntl  # not on every system, nor needed for a store
+    import fcntl  # not on every system, and not needed for an object store
 
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -56,11 +61,15 @@ def locked(workdir: epath.Path, name: str = "--workdir") -> Iterator[None]:
 
 
 def write(path: epath.Path, content: bytes | str) -> None:
-    """Writes a file whole or not at all, over the one that is there."""
+    """Writes a file as a whole or not at all. It replaces an existing file.
+
+    Raises:
+      OSError: it could not be written; an existing file is unchanged.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     content = content.encode() if isinstance(content, str) else content
     if not is_local(path):
-        path.write_bytes(content)  # a store shows an object when it is whole
+        path.write_bytes(content)  # an object appears in a store when it is complete
         return
     unfinished = path.parent / f".{path.name}.unfinished"
     try:

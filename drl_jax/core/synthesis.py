@@ -37,6 +37,24 @@ def synthesize(
       each leaf [T, K, batch]. Under `jax.jit`, results that are not used are not computed.
 
     Source: paper, algorithm 2.
+
+    Example:
+      Data N(0, 1) have the energy −f = ½ y² / scale² at every level, so the samples have a standard
+      deviation near 1:
+
+      >>> from functools import partial
+      >>> import jax, jax.numpy as jnp
+      >>> from drl_jax.core.levels import extract, make_levels
+      >>> from drl_jax.core.mcmc import langevin
+      >>> from drl_jax.core.synthesis import synthesize
+      >>> from drl_jax.core.transition import mcmc_transition
+      >>> levels = make_levels(6, temperature="one", b_squared=0.05, step_growth=0.0)
+      >>> f = lambda y, t: -0.5 * jnp.sum((y / extract(levels.scale, t, y)) ** 2, axis=1)
+      >>> transition = mcmc_transition(partial(langevin, noise_scale=1.0), num_steps=100)
+      >>> keys = jax.random.split(jax.random.key(0), 4000)
+      >>> x, process, info = synthesize(keys, f, levels, transition, (1,))
+      >>> x.shape, process.shape, round(float(x.std()), 1)
+      ((4000, 1), (7, 4000, 1), 1.0)
     """
     like = jax.ShapeDtypeStruct((len(keys), *shape), jnp.float32)
     x = standard_normal(fold_in(keys, levels.num_levels), like)

@@ -85,7 +85,7 @@ class WithTimeout:
     """Another source, whose `take` raises UserError if it does not return in time.
 
     A disk or server that does not answer would block its reader, and so the run, forever. So each call runs
-    in a thread of its own; after the timeout this thread is abandoned.
+    in a thread of its own; after the timeout it is left behind.
     """
 
     def __init__(self, source: Source, timeout: float):

@@ -155,7 +155,7 @@ def newest(workdir: Path) -> Checkpoint:
 
 
 def lines(workdir: Path) -> list[dict[str, Any]]:
-    """metrics.jsonl without the fields that tell the time. Each step must be there once."""
+    """metrics.jsonl without the fields that depend on the clock. Each step must be there once."""
     kept = [
         {name: value for name, value in line.items() if name not in WALL_CLOCK}
         for line in metrics_log.read(epath.Path(workdir))

@@ -67,7 +67,7 @@ def test_in_the_first_compilation(processes, start, tmp_path):
     time.sleep(2)
     assert all("the first" not in job.printed() for job in jobs)
     since = send(jobs)
-    assert_ended(jobs, since, 5)  # at once, but for the two seconds that the coordinator lingers
+    assert_ended(jobs, since, 5)  # at once, plus the two seconds by which the coordinator exits later
     assert steps(epath.Path(tmp_path / "checkpoints")) == []
 
 

@@ -41,7 +41,7 @@ def test_adam_has_epsilon_where_the_authors_have_it(scale):
     np.testing.assert_allclose(run(optimizer, gradients), expected, rtol=TOLERANCE)
     usual = run(optax.adam(1e-3, eps=1e-7), gradients)
     differs = np.abs(usual - expected).max() / np.abs(expected).max()
-    assert (differs > 0.1) == (scale < 1)  # the test can tell the two formulas apart
+    assert (differs > 0.1) == (scale < 1)  # the test distinguishes the two formulas
 
 
 def test_warm_up_starts_at_zero_and_is_linear():

@@ -1,0 +1,27 @@
+"""The examples in the docstrings of the core run, and give what they say."""
+
+import doctest
+import importlib
+from pathlib import Path
+
+import pytest
+
+import drl_jax
+
+PACKAGE = Path(drl_jax.__file__).parent
+MODULES = sorted(
+    ".".join(("drl_jax", *file.relative_to(PACKAGE).with_suffix("").parts))
+    for file in (PACKAGE / "core").rglob("*.py")
+    if ">>> " in file.read_text()
+)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples(name):
+    results = doctest.testmod(importlib.import_module(name))
+    assert results.attempted > 0
+    assert results.failed == 0
+
+
+def test_there_are_examples():
+    assert {"drl_jax.core.levels", "drl_jax.core.mcmc.langevin", "drl_jax.core.synthesis"} <= set(MODULES)
