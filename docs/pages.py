@@ -4,7 +4,7 @@
     python docs/pages.py --check   exit code 1 if a page does not match the code
 
 They are the table of config keys (configuration.md), and the list of files and the two algorithms
-(architecture.md). Each is between a comment `<!-- NAME: written by docs/pages.py -->` and `<!-- end of NAME -->`.
+(architecture.md). Each is between `<!-- NAME: written by docs/pages.py -->` and `<!-- end of NAME -->`.
 """
 
 import ast
@@ -73,9 +73,9 @@ def code(file: str, *function: str) -> Callable[[], str]:
             docstring = node.body[0]
             numbers = [n for n in numbers if not docstring.lineno <= n <= (docstring.end_lineno or 0)]
         lines = [text.splitlines()[n - 1][node.col_offset :] for n in numbers]
-        lines_of = f"{node.lineno}–{node.end_lineno}"
-        link = f"../drl_jax/{file}#L{node.lineno}-L{node.end_lineno}"
-        return "\n".join([f"[drl_jax/{file}, lines {lines_of}]({link}):", "", "```python", *lines, "```"]) + "\n"
+        first, last = node.lineno, node.end_lineno
+        place = f"[drl_jax/{file}, lines {first}–{last}](../drl_jax/{file}#L{first}-L{last})"
+        return "\n".join([f"{place}:", "", "```python", *lines, "```", ""])
 
     return quote
 
