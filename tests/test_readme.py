@@ -94,6 +94,7 @@ def test_a_config_file_of_your_own():
     namespace = {}
     exec(code, namespace)
     config = schema.from_config_dict(namespace["get_config"]("small"))
+    assert isinstance(config.network, schema.Residual)
     assert config.network.blocks_per_resolution == 2
     build(config)
 
