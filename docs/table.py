@@ -34,18 +34,18 @@ class Setting(NamedTuple):
     published: str = "–"
 
 
-T6 = "train --config=configs/cifar10.py:t6"
+T6 = "train --config=cifar10:t6"
 SETTINGS = [
-    Setting("digits 8x8", "digits", "train --config=configs/digits.py"),
+    Setting("digits 8x8", "digits", "train --config=digits"),
     *(
-        Setting(what, density, f"train --config=configs/points.py:{density}")
+        Setting(what, density, f"train --config=points:{density}")
         for what, density in (
             ("ring of eight Gaussians", "ring"),
             ("checkerboard", "checkerboard"),
             ("two spirals", "spirals"),
         )
     ),
-    Setting("CIFAR-10, T6, 2 blocks", "cifar10_small", "train --config=configs/cifar10.py:small"),
+    Setting("CIFAR-10, T6, 2 blocks", "cifar10_small", "train --config=cifar10:small"),
     Setting("CIFAR-10, T6 (K = 30)", "cifar10_t6", T6, "FID 9.58, IS 8.30"),
     Setting("CIFAR-10, T6, K = 10", "cifar10_t6_k10", f"{T6} --config.sampler.steps=10"),
     Setting("CIFAR-10, T6, K = 50", "cifar10_t6_k50", f"{T6} --config.sampler.steps=50"),
@@ -56,9 +56,9 @@ SETTINGS = [
     ),
     Setting("CIFAR-10, T1k (K = 0)", "cifar10_t1k", ""),
     Setting("CIFAR-10, T1k by denoising score matching", "cifar10_t1k_dsm", ""),
-    Setting("CelebA 64, T6", "celeba64", "train --config=configs/celeba64.py", "FID 5.98"),
+    Setting("CelebA 64, T6", "celeba64", "train --config=celeba64", "FID 5.98"),
     *(
-        Setting(f"LSUN {side} {what}", f"lsun{side}_{what}", f"train --config=configs/lsun{side}.py:{what}")
+        Setting(f"LSUN {side} {what}", f"lsun{side}_{what}", f"train --config=lsun{side}:{what}")
         for side in (64, 128)
         for what in ("church", "bedroom")
     ),
