@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def num_cores() -> int:
-    """Number of CPU cores that this process may use.
+    """Returns the number of CPU cores that this process may use.
 
     In a container or under `taskset` these can be fewer than the machine has. Only Linux reports them;
     elsewhere this is `os.cpu_count()`.

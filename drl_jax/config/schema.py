@@ -57,7 +57,7 @@ class Data:
     path: Annotated[str | None, FREE] = None  # for data.name=folder: a folder or a zip of images
     density: str | None = None  # for data.name=points: ring, checkerboard, spirals, moons, gaussian
     image_size: Annotated[int, at_least(1)] = 32  # pixels; the side of the images in a batch
-    channels: Annotated[int, CHANNELS] = 3  # 3 RGB, 1 grey
+    channels: Annotated[int, CHANNELS] = 3  # of an image: RGB or grey
     crop: Annotated[tuple[int, int, int, int] | None, CROP] = None  # pixels; None: the central square
     flip: bool = True  # mirror half of the images, left to right (authors' code)
     batch_size: Annotated[int, at_least(1)] = 256  # examples per step, over all devices (authors' code)
@@ -106,7 +106,7 @@ class Sampler:
 
     name: str = "langevin"  # langevin (paper), or mala: Metropolis-adjusted (ours)
     steps: Annotated[int, at_least(1), FREE] = 30  # K, per level (paper)
-    step_range: Annotated[float, at_least(1)] = 1.0  # mala draws its squared step from s² / it … s²
+    step_range: Annotated[float, at_least(1)] = 1.0  # mala: largest squared step divided by the smallest
     noise_scale: Annotated[float, at_least(0), FREE] = 0.99  # η when sampling (authors' code); 1 in training
 
 
@@ -118,7 +118,7 @@ class Optimizer:
     warmup_steps: Annotated[int, at_least(0)] = 1000  # the learning rate grows linearly from 0
     decay_steps: Annotated[int | None, at_least(1)] = None  # a cosine reaches 0 at this step; None: no decay
     beta1: Annotated[float, DECAY] = 0.9  # 0.5 for CelebA and LSUN 128x128 (authors' code)
-    beta2: Annotated[float, DECAY] = 0.999
+    beta2: Annotated[float, DECAY] = 0.999  # decay of the second moment (authors' code)
     epsilon: Annotated[float, at_least(0)] = 1e-7  # added to √v before bias correction, as TensorFlow does
     clip_norm: Annotated[float | None, above(0)] = None  # of the whole gradient; None: no clipping (paper)
 
@@ -167,7 +167,7 @@ class Evaluation:
     """Samples and scores, during training and by the commands."""
 
     every: Annotated[int, at_least(1)] = 5000  # steps between two evaluations; one more at the end
-    num_samples: Annotated[int, at_least(1)] = 64
+    num_samples: Annotated[int, at_least(1)] = 64  # samples per evaluation, and of `sample`
     samples_per_device: Annotated[int, at_least(1)] = 16  # drawn at once; the last digits depend on it
     save_every: Annotated[int, at_least(1)] = 64  # samples that `evaluate` draws between two saves
     seed: Annotated[int, SEED] = 0  # sample i is a function of (weights, seed, i)

@@ -1,0 +1,1 @@
+"""The paper: noise levels, energies, Markov chains, the objective and synthesis. Knows arrays alone."""

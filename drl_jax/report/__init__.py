@@ -1,1 +1,1 @@
-"""What a run leaves for people: records, images, the progress line."""
+"""What a run leaves for people: the log, curves, images, progress lines and provenance."""

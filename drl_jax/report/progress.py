@@ -47,5 +47,5 @@ class Progress:
         clock = f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
         return (
             f"step {step}/{self._num_steps}  loss {loss:.4g}  {steps_per_second:.3g} steps/s  "
-            f"{steps_per_second * self._batch_size:.3g} images/s  {clock} left"
+            f"{steps_per_second * self._batch_size:.3g} examples/s  {clock} left"
         )

@@ -1,1 +1,1 @@
-"""Training: the optimizer, the step, checkpoints, and the loop that joins them."""
+"""Training: the optimizer, the step, the guard against divergence, and the loop."""

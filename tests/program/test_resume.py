@@ -73,7 +73,7 @@ def test_other_settings_are_refused_key_by_key(group, key, value, how, program, 
         (workdir / "config.json").unlink()
     before = content(workdir)
     ended = program("train", *given, f"--workdir={workdir}", "--config.training.steps=6")
-    refused(ended, f"config.{group}.{key} was ", "take another --workdir, or the old values")
+    refused(ended, f"config.{group}.{key} was ", "take the old values, or another --workdir")
     after = content(workdir)
     assert {name: after[name] for name in before if name != "config.json"} == {
         name: text for name, text in before.items() if name != "config.json"

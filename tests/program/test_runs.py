@@ -65,11 +65,11 @@ def test_a_run_stopped_and_continued_is_the_run(program, tmp_path, data_dir):
 
 
 def test_what_a_run_prints_and_leaves(program, tmp_path, data_dir, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # a workdir relative to where the user is, as in the README
+    monkeypatch.chdir(tmp_path)  # a workdir relative to the current folder, as in the README
     workdir = tmp_path / "run"
     ended = program("train", *DIGITS, data_dir, "--workdir=run", "--config.evaluation.metrics=frechet_pixels")
     assert ended.code == 0, ended.err
-    for text in ("Total: ", "4 cpu devices in 1 process", "1797 examples of digits", "steps/s", "images/s"):
+    for text in ("Total: ", "4 cpu devices in 1 process", "1797 examples of digits", "steps/s", "examples/s"):
         assert text in ended.out
     for name in ("frechet_pixels", "frechet_pixels_data_vs_data", "frechet_pixels_untrained"):
         assert name in ended.out
