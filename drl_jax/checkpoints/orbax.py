@@ -23,6 +23,7 @@ import orbax.checkpoint.experimental.v1 as ocp
 from etils import epath
 
 from drl_jax.checkpoints import digests
+from drl_jax.checkpoints.quiet import quiet_read
 from drl_jax.core.types import Leaf, Tree
 from drl_jax.errors import UserError
 from drl_jax.parallel.consensus import all_processes, broadcast
@@ -150,13 +151,16 @@ def _read_tree(path: epath.Path, like: Tree, saved: Mapping[str, Mapping[str, An
 def _read(path: epath.Path, wanted: dict[str, Any], *, partial: bool) -> tuple[dict[str, Any] | None, str]:
     context = _context()
     context.pytree.loading.partial_load = partial
-    try:
-        with context:
-            return ocp.load_checkpointables(path, wanted), ""
-    except (*_BUGS, jax.errors.JaxRuntimeError):  # the last: no memory on the device, or a lost process
-        raise
-    except Exception as error:  # the errors of a damaged file have many types
-        return None, _line(error)
+    with quiet_read() as wait:
+        try:
+            with context:
+                return ocp.load_checkpointables(path, wanted), ""
+        except (*_BUGS, jax.errors.JaxRuntimeError):  # the last: no memory on the device, or a lost process
+            raise
+        except Exception as error:  # the errors of a damaged file have many types
+            reason = _line(error)
+        wait()  # here the exception, and the buffers that it refers to, are freed
+    return None, reason
 
 
 def _context() -> ocp.Context:
@@ -172,11 +176,6 @@ def _context() -> ocp.Context:
     context.array.saving.use_compression = False
     context.array.saving.storage_options.chunk_byte_size = _CHUNK_BYTES
     return context
-
-
-def silence_orbax_logs() -> None:
-    """Hides the tracebacks that Orbax logs for errors that it also raises: we report these in one line."""
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 class Checkpoints:

@@ -8,7 +8,8 @@ from pathlib import Path
 import jax
 from etils import epath
 
-from drl_jax.checkpoints.orbax import FOLDER, Checkpoint, load, silence_orbax_logs, steps
+from drl_jax.checkpoints.orbax import FOLDER, Checkpoint, load, steps
+from drl_jax.checkpoints.quiet import silence_orbax
 from drl_jax.config import resume, schema
 from drl_jax.config.build import Components
 from drl_jax.config.schema import Config
@@ -49,7 +50,7 @@ def configure_jax() -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache / "drl_jax" / machine_type()))
         if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    silence_orbax_logs()
+    silence_orbax()
 
 
 def make_sampler(config: Config, parts: Components, placement: Placement, stop: Stop) -> ShardedSampler:
