@@ -79,10 +79,11 @@ def guarded(
 ) -> None:
     """The product's own loop with its guard and its checkpoints, without a log or an evaluation."""
     init = jax.jit(parts.init_state, out_shardings=placement.replicated)
+    key = placement.replicate(jax.random.key(0))
     with open_checkpoints(workdir, Retention(3)) as checkpoints:
         train(
             Run(
-                init=lambda: init(placement.replicate(jax.random.key(0))),
+                init=lambda: init(key),
                 step=placement.data_parallel(parts.train_step()),
                 evaluate=lambda step, state: {},
                 data=data,  # pyright: ignore[reportArgumentType]
