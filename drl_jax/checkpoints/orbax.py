@@ -86,8 +86,8 @@ def load(
       (the checkpoint, or None if there is none; the steps of damaged checkpoints).
 
     Raises:
-      UserError: `validate` raised it, or checkpoints exist and none can be read. The file system may be
-        the cause, so nothing is deleted.
+      UserError: `validate` raised it; or the checkpoint of `only`, or all of them, cannot be read (the file
+        system may be the cause, so nothing is deleted); or another version of the program saved them.
     """
     damaged = []
     for step in reversed(broadcast([s for s in steps(directory) if only in (None, s)])):

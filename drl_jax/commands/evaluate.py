@@ -133,17 +133,11 @@ def evaluate(config: Config, workdir: epath.Path, prepare_command: str, stop: St
 
 def _identity(config: Config, model: Model) -> dict[str, Any]:
     """Everything that the samples depend on. The commit of the program is not part of it."""
+    settings = schema.flatten(schema.to_dict(config))
     return {
         "sampling_version": _SAMPLING_VERSION,
         "weights_sha256": sha256({"params": model.params, "spectral": model.spectral}),
-        "levels": config.levels.count,
-        "b_squared": config.levels.b_squared,
-        "step_growth": config.levels.step_growth,
-        "temperature": config.levels.temperature,
-        "sampler": config.sampler.name,
-        "steps": config.sampler.steps,
-        "step_range": config.sampler.step_range,
-        "noise_scale": config.sampler.noise_scale,
+        **{key: value for key, value in settings.items() if key.startswith(("levels.", "sampler."))},
         "seed": config.evaluation.seed,
         "samples_per_device": config.evaluation.samples_per_device,
         "jax": jax.__version__,

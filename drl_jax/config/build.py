@@ -20,11 +20,23 @@ from drl_jax.errors import UserError
 from drl_jax.training.optimizer import make_optimizer
 from drl_jax.training.step import TrainState, TrainStep, init_state, make_train_step
 
-# config.sampler.name -> (config.sampler, noise scale) -> sampler of a log-density
-SAMPLERS = {
-    "langevin": lambda sampler, noise_scale: partial(langevin, noise_scale=noise_scale),
-    "mala": lambda sampler, noise_scale: partial(mala, step_range=sampler.step_range),
-}
+
+def _langevin(sampler: schema.Sampler, noise_scale: float) -> MakeSampler:
+    del sampler
+    return partial(langevin, noise_scale=noise_scale)
+
+
+def _mala(sampler: schema.Sampler, noise_scale: float) -> MakeSampler:
+    if noise_scale != 1:
+        raise UserError(
+            f"config.sampler.noise_scale={noise_scale} is not possible with config.sampler.name=mala: it must "
+            "be 1, because mala corrects for the noise of its proposals"
+        )
+    return partial(mala, step_range=sampler.step_range)
+
+
+# config.sampler.name -> (config.sampler, noise scale) -> (log_density, *, step_squared) -> sampler
+SAMPLERS = {"langevin": _langevin, "mala": _mala}
 
 
 class Components(NamedTuple):
@@ -133,13 +145,7 @@ def _transition(config: Config, *, noise_scale: float) -> Transition:
         raise UserError(
             f"config.sampler.name={sampler.name!r} is not possible: it must be one of {', '.join(SAMPLERS)}"
         )
-    if sampler.name != "langevin" and sampler.noise_scale != 1:
-        raise UserError(
-            f"config.sampler.noise_scale={sampler.noise_scale} is not possible with "
-            f"config.sampler.name={sampler.name}: only 1 leaves its density invariant"
-        )
-    make: MakeSampler = SAMPLERS[sampler.name](sampler, noise_scale)
-    return mcmc_transition(make, num_steps=sampler.steps)
+    return mcmc_transition(SAMPLERS[sampler.name](sampler, noise_scale), num_steps=sampler.steps)
 
 
 def _network(config: Config) -> nn.Module:

@@ -28,7 +28,7 @@ class Levels:
     """All numbers that belong to the levels, in float64.
 
     Arrays over i have T + 1 entries, for x_0 … x_T. Arrays over t have T entries, one per energy.
-    Two objects are equal only if they are the same one, so `jax.jit` can take levels as a static argument.
+    Levels are compared by identity, so `jax.jit` can take them as a static argument.
 
     Attributes:
       a: a_i, the factor of x_{i−1} in x_i; a_0 is the factor of the data in x_0.
@@ -163,8 +163,8 @@ def extract(values: np.ndarray, t: Level, like: Batch) -> jax.Array:
     """Looks up the level's value for each example, shaped to broadcast against a batch.
 
     Args:
-      values: one value per level.
-      t: the level of each example [batch].
+      values: one value per level (or per x_i).
+      t: the level (or i) of each example [batch].
       like: the batch [batch, *shape] whose rank and dtype the result takes.
 
     Returns:

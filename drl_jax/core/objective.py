@@ -18,7 +18,7 @@ class Terms(NamedTuple):
 
     Attributes:
       t: its level.
-      loss: its part of the loss, with the level's weight.
+      loss: its part of the loss, with the level's weight and without the energy penalty.
       positive: f at the data.
       negative: f at the sample.
       displacement: ‖x_t⁻ − x_{t+1} / scale‖, from the start of the chain to its end.
@@ -36,9 +36,9 @@ class Terms(NamedTuple):
 
 
 Objective = Callable[[Keys, Batch, Network, Network], tuple[jax.Array, Terms]]
-"""(keys, data, f, f_fixed) -> (loss, terms). The loss is differentiated in the parameters of f. f_fixed is
-the same function with constant parameters, for everything that needs no gradient. Row i draws from keys[i]
-alone, and the loss is a mean over rows."""
+"""(keys, data, f, f_fixed) -> (loss, terms). The loss is differentiated in the parameters of f. f_fixed has
+the same values and no gradient in the parameters; chains use it. Row i draws from keys[i] alone, and the loss
+is a mean over rows."""
 
 
 def recovery_likelihood(levels: Levels, transition: Transition, *, energy_penalty: float = 0.0) -> Objective:

@@ -53,7 +53,7 @@ class Stop:
     def busy(self) -> bool:
         """Whether there is work that no checkpoint holds.
 
-        After `busy = False` with `requested` still False, the next signal exits the process immediately.
+        If no signal came before `busy = False`, the next one exits the process at once.
         """
         return self._busy
 

@@ -17,7 +17,7 @@ NUM_RECORDED = 8  # samples whose way from noise to data is kept
 
 
 class ShardedSampler:
-    """Draws sample i = 0, 1, … as a function of (model, seed, i, samples_per_device).
+    """Draws sample i = 0, 1, … as a function of (model, transition, seed, i, samples_per_device).
 
     The last digits of a sum depend on how many rows a device computes, and a chain makes them larger. So
     each device draws a fixed number of samples at a time, and sample i always has the same neighbours.

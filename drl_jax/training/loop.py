@@ -238,7 +238,7 @@ def _train(
 
 
 def _most_unread(seconds_per_step: float) -> int:
-    """How many steps' metrics may wait to be read: half a second's, at most 8.
+    """How many steps' metrics may wait to be read: as many as run in half a second, at most 8.
 
     On CPU, reading costs the devices a core: reading at every step cost 1.5 % of a step of 60 ms. If a step
     takes over 0.5 s, its metrics are read at once: the next step starts a few ms late, and a signal takes

@@ -75,7 +75,7 @@ MISTAKES = {
     ),
     "a noise scale for mala": (
         ["train", DIGITS, RUN, "--config.sampler.name=mala"],
-        ["config.sampler.noise_scale=0.99", "config.sampler.name=mala", "only 1"],
+        ["config.sampler.noise_scale=0.99", "config.sampler.name=mala", "it must be 1"],
     ),
     "flipped points": (
         ["train", "--config=points.py", RUN, "--config.data.flip=True"],

@@ -37,7 +37,7 @@ class Sampler(NamedTuple):
     """A Markov chain as two pure functions, as in blackjax.
 
     Attributes:
-      init: position -> state.
+      init: position -> state. It draws nothing; what must be random is drawn in the first step.
       step: (keys, state) -> (next state, info). Row i draws from keys[i] alone.
     """
 
