@@ -29,8 +29,8 @@ def _langevin(sampler: schema.Sampler, noise_scale: float) -> MakeSampler:
 def _mala(sampler: schema.Sampler, noise_scale: float) -> MakeSampler:
     if noise_scale != 1:
         raise UserError(
-            f"config.sampler.noise_scale={noise_scale} is not possible with config.sampler.name=mala: it must "
-            "be 1, because mala corrects for the noise of its proposals"
+            f"config.sampler.noise_scale={noise_scale} is not possible with config.sampler.name=mala: it "
+            "must be 1, because mala corrects for the noise of its proposals"
         )
     return partial(mala, step_range=sampler.step_range)
 

@@ -124,8 +124,8 @@ class Placement(NamedTuple):
 def local(tree: Tree) -> Tree:
     """Marks arrays that are equal on all devices as the device's own copy. Use it inside `jax.shard_map`.
 
-    The gradient with respect to a local copy covers only the examples of this device. For an unmarked array JAX
-    would add up the gradients of all devices by itself, array by array.
+    The gradient with respect to a local copy covers only the examples of this device. For an unmarked array
+    JAX would add up the gradients of all devices by itself, array by array.
     """
     return jax.lax.pcast(tree, AXIS, to="varying")
 
