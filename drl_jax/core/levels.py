@@ -89,6 +89,9 @@ def ddpm_schedule() -> tuple[np.ndarray, np.ndarray]:
 
     x_0 is the data without noise: a_0 = 1 and σ_0 = 0.
 
+    Returns:
+      (a, σ).
+
     Source: Ho et al. (2020); the authors' T = 1000 code is not published.
     """
     a = np.append(1.0, np.sqrt(1 - _BETAS))
@@ -183,7 +186,17 @@ def extract(values: np.ndarray, t: Level, like: Batch) -> jax.Array:
 
 
 def draw_levels(keys: Keys, num_levels: int) -> Level:
-    """Draws a level for each example, uniformly from 0 … num_levels − 1."""
+    """Draws a level for each example, uniformly.
+
+    Args:
+      keys: one per example.
+      num_levels: T.
+
+    Returns:
+      Levels [batch] from 0 … T − 1.
+
+    Source: authors' code.
+    """
     return jax.vmap(lambda key: jax.random.randint(key, (), 0, num_levels))(keys)
 
 

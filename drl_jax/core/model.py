@@ -41,6 +41,14 @@ class Model(struct.PyTreeNode):
 
 
 def bind(network: nn.Module, params: Tree) -> Network:
-    """Makes the function f(y, t) of a network with these parameters, which are normalised already."""
+    """Makes the function f(y, t) of a network with given parameters.
+
+    Args:
+      network: the Flax module.
+      params: its parameters, normalised already.
+
+    Returns:
+      (y [batch, *shape], t [batch]) -> f [batch].
+    """
     apply: Callable[..., jax.Array] = network.apply  # pyright: ignore[reportAssignmentType]
     return lambda y, t: apply({"params": params}, y, t)

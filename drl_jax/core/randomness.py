@@ -24,10 +24,26 @@ def example_keys(key: jax.Array, count: int, first: int | jax.Array = 0) -> Keys
 
 
 def fold_in(keys: Keys, data: int | jax.Array) -> Keys:
-    """Applies `jax.random.fold_in` to every key of a row."""
+    """Applies `jax.random.fold_in` to each key.
+
+    Args:
+      keys: one per example.
+      data: what to fold in, the same for all.
+
+    Returns:
+      New keys [batch].
+    """
     return jax.vmap(jax.random.fold_in, (0, None))(keys, data)
 
 
 def standard_normal(keys: Keys, like: Batch | jax.ShapeDtypeStruct) -> Batch:
-    """Draws N(0, I) noise in the shape and dtype of `like`; row i depends on keys[i] alone."""
+    """Draws N(0, I) noise; row i depends on keys[i] alone.
+
+    Args:
+      keys: one per example.
+      like: gives shape and dtype.
+
+    Returns:
+      Noise [batch, *shape].
+    """
     return jax.vmap(lambda key: jax.random.normal(key, like.shape[1:], like.dtype))(keys)

@@ -66,7 +66,15 @@ def run(keys: Keys, sampler: Sampler, position: Batch, num_steps: int) -> tuple[
 
 
 def value_and_gradient(log_density: LogDensity, y: Batch) -> tuple[PerExample, Batch]:
-    """Computes the log-density of each example and its gradient in y."""
+    """Computes the log-density of each example and its gradient.
+
+    Args:
+      log_density: of each example, in nats. Examples must not depend on each other.
+      y: [batch, *shape].
+
+    Returns:
+      (log-density [batch], gradient [batch, *shape]).
+    """
 
     # Examples are independent, so the gradient of the sum is the batch of gradients.
     def total(y):
@@ -78,5 +86,12 @@ def value_and_gradient(log_density: LogDensity, y: Batch) -> tuple[PerExample, B
 
 
 def norm(y: Batch) -> PerExample:
-    """Computes the Euclidean norm of each example."""
+    """Computes the Euclidean norm of each example.
+
+    Args:
+      y: [batch, *shape].
+
+    Returns:
+      Norms [batch].
+    """
     return jnp.sqrt(jnp.sum(y**2, axis=range(1, y.ndim)))

@@ -56,5 +56,16 @@ def langevin(log_density: LogDensity, *, step_squared: jax.Array, noise_scale: f
 
 
 def displacement(gradient: Batch, noise: Batch, *, step_squared: jax.Array) -> Batch:
-    """Computes ½ s² ∇log p + s ξ, what one step adds to the position (paper, eq. 6)."""
+    """Computes ½ s² ∇log p + s ξ, what one step adds to the position.
+
+    Args:
+      gradient: ∇log p at the position [batch, *shape].
+      noise: ξ [batch, *shape].
+      step_squared: s², broadcast against them.
+
+    Returns:
+      [batch, *shape], in units of the data.
+
+    Source: paper, eq. 6.
+    """
     return 0.5 * step_squared * gradient + jnp.sqrt(step_squared) * noise

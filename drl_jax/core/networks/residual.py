@@ -108,13 +108,29 @@ class _Attention(nn.Module):
 
 
 def halve(x: jax.Array) -> jax.Array:
-    """Averages over squares of 2x2: [batch, side, side, c] -> [batch, side / 2, side / 2, c]."""
+    """Averages over squares of 2x2 pixels.
+
+    Args:
+      x: [batch, side, side, channels].
+
+    Returns:
+      [batch, side / 2, side / 2, channels].
+    """
     batch, height, width, channels = x.shape
     return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
 
 
 def check_side(height: int, width: int, resolutions: int) -> None:
-    """Raises ValueError unless images are square and can be halved between all resolutions."""
+    """Checks that images are square and can be halved between all resolutions.
+
+    Args:
+      height: in pixels.
+      width: in pixels.
+      resolutions: how many there are.
+
+    Raises:
+      ValueError: they are not, or cannot.
+    """
     divisor = 2 ** (resolutions - 1)
     if height != width or height % divisor:
         raise ValueError(
