@@ -326,14 +326,14 @@ def test_scores_during_training_do_not_depend_on_devices(examples, model, tmp_pa
 
 
 def test_the_untrained_model_is_scored_on_request(examples, model, tmp_path):
-    for score_untrained, names in (
-        (False, {"frechet_pixels_data_vs_data"}),
-        (True, {"frechet_pixels_data_vs_data", "frechet_pixels_untrained"}),
+    for untrained, names in (
+        (None, {"frechet_pixels_data_vs_data"}),
+        (model, {"frechet_pixels_data_vs_data", "frechet_pixels_untrained"}),
     ):
         drawn_by = sampler()
-        bounds = evaluator(examples, tmp_path, drawn_by, score_untrained=score_untrained).bounds(model)
+        bounds = evaluator(examples, tmp_path, drawn_by).bounds(untrained)
         assert bounds.keys() == names
-        assert drawn_by.batches == 5 * score_untrained
+        assert drawn_by.batches == 5 * (untrained is not None)
     assert bounds["frechet_pixels_data_vs_data"] < bounds["frechet_pixels_untrained"]
 
 
