@@ -136,7 +136,7 @@ def _identity(config: Config, model: Model) -> dict[str, Any]:
     settings = schema.flatten(schema.to_dict(config))
     return {
         "sampling_version": _SAMPLING_VERSION,
-        "weights_sha256": sha256({"params": model.params, "spectral": model.spectral}),
+        "weights_sha256": sha256(model),
         **{key: value for key, value in settings.items() if key.startswith(("levels.", "sampler."))},
         "seed": config.evaluation.seed,
         "samples_per_device": config.evaluation.samples_per_device,

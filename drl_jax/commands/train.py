@@ -137,7 +137,7 @@ def _final_scores(
     """The scores of the last step beside those of a perfect and of an untrained model, in scores.json."""
     identity = {
         "step": config.training.steps,
-        "weights_sha256": sha256({"params": model.params, "spectral": model.spectral}),
+        "weights_sha256": sha256(model),
         "evaluation": schema.to_dict(config)["evaluation"],
     }
     is_first = jax.process_index() == 0

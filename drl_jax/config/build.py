@@ -49,6 +49,9 @@ class Components(NamedTuple):
       objective: what training minimises; its own transition has noise scale 1.
       optimizer: from Optax.
       shape: of one example.
+      power_iterations: of spectral normalisation, per training step.
+      init_iterations: power iterations before the first step.
+      ema_decay: of the averaged weights.
     """
 
     network: nn.Module
