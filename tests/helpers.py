@@ -14,7 +14,7 @@ def small(**overrides) -> list[str]:
     values = {
         "network.width": 8,
         "network.blocks_per_resolution": 1,
-        "data.batch_size": 4,
+        "data.batch_size": 8,
         "levels.count": 3,
         "sampler.steps": 2,
         "training.steps": 4,
@@ -22,11 +22,21 @@ def small(**overrides) -> list[str]:
         "checkpoint.every": 2,
         "evaluation.every": 4,
         "evaluation.num_samples": 6,
-        "evaluation.samples_per_device": 2,
+        "evaluation.samples_per_device": 4,
         "evaluation.save_every": 4,
         "evaluation.metrics": "none",
     } | {name.replace("__", "."): value for name, value in overrides.items()}
     return [f"--config.{name}={value}" for name, value in values.items()]
+
+
+# The smallest run of points: one level.
+POINTS = [
+    "--config.levels.count=1",
+    "--config.data.batch_size=8",
+    "--config.training.steps=2",
+    "--config.evaluation.num_samples=40",
+    "--config.evaluation.samples_per_device=8",
+]
 
 
 def run(*arguments) -> None:

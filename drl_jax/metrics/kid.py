@@ -45,7 +45,8 @@ def _squared_discrepancy(x: np.ndarray, y: np.ndarray) -> float:
     x, y, m = x.astype(np.float64), y.astype(np.float64), len(x)
 
     def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return (a @ b.T / a.shape[1] + 1) ** 3
+        k = a @ b.T / a.shape[1] + 1
+        return k * k * k  # NumPy's `k**3` takes longer than the product of the matrices
 
     # Without the diagonals, which would bias the two means.
     within = sum(k.sum() - np.trace(k) for k in (kernel(x, x), kernel(y, y))) / (m * (m - 1))

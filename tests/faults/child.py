@@ -10,14 +10,13 @@ import sys
 import time
 
 import jax
-import jax.numpy as jnp
 
 from drl_jax import files, main
 from drl_jax.checkpoints import orbax
 from drl_jax.commands import train
-from drl_jax.config import build
 from drl_jax.data.folder import ImageFiles
 from drl_jax.evaluation.evaluator import Evaluator
+from drl_jax.parallel.mesh import Placement
 from drl_jax.parallel.sampler import ShardedSampler
 from drl_jax.report.metrics_log import FileLog
 from drl_jax.report.progress import Progress
@@ -49,19 +48,20 @@ def run(argv: list[str], printed: str, environment: dict[str, str], faults: dict
 
 
 def poison(steps: list[int], factor: float, attempts: int = 1) -> None:
-    """Multiplies the data of these steps (−1: of all) by `factor`, until there were `attempts` rollbacks."""
-    make = build.make_train_step
+    """Multiplies the data of these steps by `factor`, until there were `attempts` rollbacks."""
+    compiled = Placement.data_parallel
 
-    def poisoned(*arguments, **settings):
-        step = make(*arguments, **settings)
+    def poisoned(self, step):
+        # Outside the compiled step, so that all runs share its program.
+        run = compiled(self, step)
 
-        def run(state, x, shard):
-            here = jnp.any((state.step + 1 == jnp.array(steps)) | (jnp.array(steps) == -1))
-            return step(state, jnp.where(here & (state.rollbacks < attempts), x * factor, x), shard)
+        def call(state, batch, flags):
+            here = int(state.step) + 1 in steps and int(state.rollbacks) < attempts
+            return run(state, batch * factor if here else batch, flags)
 
-        return run
+        return call
 
-    build.make_train_step = poisoned
+    Placement.data_parallel = poisoned
 
 
 def reader(after: int, how: str) -> None:

@@ -31,7 +31,8 @@ _server.set_forkserver_preload(["tests.faults.child", "sklearn.datasets"])
 TINY = [
     f"--config={CONFIGS}/digits.py",
     *small(
-        levels__count=3,
+        network__multipliers="(1,)",
+        evaluation__samples_per_device=2,
         training__steps=24,
         checkpoint__every=4,
         evaluation__every=12,

@@ -13,7 +13,7 @@ from etils import epath
 from drl_jax.checkpoints.digests import digest
 from drl_jax.checkpoints.orbax import Retention, load, open_checkpoints, steps
 from drl_jax.core.levels import make_levels
-from drl_jax.core.networks import ResidualEnergy
+from drl_jax.core.networks import PointEnergy
 from drl_jax.errors import UserError
 from drl_jax.parallel.mesh import place
 from drl_jax.training.step import init_state
@@ -24,9 +24,8 @@ PLACEMENT = place(1, devices=jax.devices()[:1])
 
 @pytest.fixture(scope="module")
 def state():
-    network = ResidualEnergy(width=8, multipliers=(1,), blocks_per_resolution=1)
     adam = optax.adam(1e-3)
-    return PLACEMENT.replicate(init_state(jax.random.key(0), network, make_levels(2), adam, (4, 4, 1)))
+    return PLACEMENT.replicate(init_state(jax.random.key(0), PointEnergy(2), make_levels(2), adam, (2,)))
 
 
 def after(state, step):

@@ -19,7 +19,7 @@ from drl_jax.core.transition import mcmc_transition
 from drl_jax.parallel.mesh import place
 from drl_jax.parallel.preemption import Stop
 from drl_jax.parallel.sampler import ShardedSampler
-from tests.helpers import CONFIGS, small
+from tests.helpers import CONFIGS, POINTS, small
 
 COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
 
@@ -38,7 +38,7 @@ def collectives(text: str | None) -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="module", params=["digits.py", "points.py:ring"])
 def parts(request):
-    overrides = small() if request.param == "digits.py" else ["--config.levels.count=2"]
+    overrides = small() if request.param == "digits.py" else POINTS
     return build(parse([f"--config={CONFIGS}/{request.param}", *overrides]).config)
 
 
@@ -56,9 +56,9 @@ def test_the_training_step_has_one_all_reduce_and_none_in_the_chain(parts):
 
 def test_sampling_has_no_collective_in_its_loops(parts):
     placement = place()
-    sampler = ShardedSampler(parts.transition, parts.shape, placement, Stop(), samples_per_device=2, seed=0)
-    state = parts.init_state(jax.random.key(0))
-    model = state.averaged_model(parts.network, parts.levels)
+    sampler = ShardedSampler(parts.transition, parts.shape, placement, Stop(), samples_per_device=4, seed=0)
+    state = jax.eval_shape(parts.init_state, jax.random.key(0))
+    model = placement.abstract(state.averaged_model(parts.network, parts.levels))
     lowered = sampler._draw.lower(placement.replicate(jax.random.key(0)), model, np.int32(0))
     found = collectives(lowered.compile().as_text())
     assert found  # every process gets every sample, at the end

@@ -61,7 +61,8 @@ def test_samples_that_are_not_finite_are_counted():
 
 def test_no_sample_is_drawn_where_all_exist(monkeypatch):
     parts = build(parse([f"--config={CONFIGS}/points.py:ring"]).config)
-    model = parts.init_state(jax.random.key(0)).averaged_model(parts.network, parts.levels)
+    state = jax.eval_shape(parts.init_state, jax.random.key(0))
+    model = state.averaged_model(parts.network, parts.levels)
     sampler = ShardedSampler(parts.transition, (2,), place(), Stop(), samples_per_device=4, seed=0)
     monkeypatch.setattr(sampler, "_draw", lambda *_: pytest.fail("samples were drawn"))
     for count in (0, 6, 16):
