@@ -17,7 +17,6 @@ from drl_jax.checkpoints import orbax
 from drl_jax.commands import train
 from drl_jax.data.folder import ImageFiles
 from drl_jax.evaluation.evaluator import Evaluator
-from drl_jax.parallel.mesh import Placement
 from drl_jax.parallel.sampler import ShardedSampler
 from drl_jax.report.metrics_log import FileLog
 from drl_jax.report.progress import Progress
@@ -69,19 +68,17 @@ def _every_process_writes_the_compilation_cache() -> None:
 
 def poison(steps: list[int], factor: float, attempts: int = 1) -> None:
     """Multiplies the data of these steps by `factor`, until there were `attempts` rollbacks."""
-    compiled = Placement.data_parallel
+    run_loop = train.run_loop
 
-    def poisoned(self, step):
+    def poisoned(run, *arguments, **settings):
         # Outside the compiled step, so that all runs share its program.
-        run = compiled(self, step)
-
-        def call(state, batch, flags):
+        def step(state, batch, flags):
             here = int(state.step) + 1 in steps and int(state.rollbacks) < attempts
-            return run(state, batch * factor if here else batch, flags)
+            return run.step(state, batch * factor if here else batch, flags)
 
-        return call
+        return run_loop(run._replace(step=step), *arguments, **settings)
 
-    Placement.data_parallel = poisoned
+    train.run_loop = poisoned
 
 
 def reader(after: int, how: str) -> None:
