@@ -124,10 +124,8 @@ def test_a_run_whose_checkpoints_are_gone(program, tmp_path, data_dir):
     assert ended.code == 1
     assert "holds no checkpoint" in ended.err
     # Nothing is left that other settings could spoil.
-    assert (
-        program("train", *DIGITS, data_dir, f"--workdir={workdir}", *short, "--config.training.seed=1").code
-        == 0
-    )
+    other = [*short, "--config.training.seed=1"]
+    assert program("train", *DIGITS, data_dir, f"--workdir={workdir}", *other).code == 0
     assert schema.load(epath.Path(workdir) / "config.json").training.seed == 1
 
 
