@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from tests.faults.conftest import lines, newest
-from tests.helpers import CONFIGS
+from tests.helpers import CONFIGS, POINTS
 
 # Adam divides by the gradient's own size, so that rounding may become a change of sign at the first steps.
 # With an epsilon far above the gradient it is gradient descent with momentum, and rounding stays rounding.
@@ -47,12 +47,10 @@ def test_other_devices_and_processes_go_on_with_the_same_run(start, tmp_path):
 def test_points_in_two_processes(start, tmp_path):
     points = [
         f"--config={CONFIGS}/points.py:ring",
+        *POINTS,
         "--config.levels.count=2",
-        "--config.data.batch_size=4",
         "--config.training.steps=4",
         "--config.training.log_every=2",
-        "--config.evaluation.num_samples=8",
-        "--config.evaluation.samples_per_device=2",
     ]
     for name, how in (("one", {"devices": 2}), ("two", {"processes": 2, "devices": 1})):
         for job in start("train", tmp_path / name, *points, given=False, **how):

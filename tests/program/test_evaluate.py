@@ -236,19 +236,17 @@ def weights(tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory) -> list[str]:
-    """The command of a short run on a folder of 24 grey images, which has been run."""
+def images(tmp_path_factory) -> tuple[Path, Path]:
+    """The workdir and the data directory of a short run on a folder of 24 grey images."""
     folder, workdir, data = (tmp_path_factory.mktemp(name) for name in ("images", "run", "data"))
     rng = np.random.default_rng(0)
     for i in range(24):
         Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(folder / f"{i}.png")
-    given = [
-        f"--config={CONFIGS}/digits.py", f"--workdir={workdir}",
-        *small(training__steps=1),
+    run(
+        "train", f"--config={CONFIGS}/digits.py", f"--workdir={workdir}", *small(training__steps=1),
         "--config.data.name=folder", f"--config.data.path={folder}", f"--config.data.data_dir={data}",
-    ]  # fmt: skip
-    run("train", *given)
-    return given
+    )  # fmt: skip
+    return workdir, data
 
 
 INCEPTION = "fid,inception_score,kid,precision_recall"
@@ -256,7 +254,7 @@ INCEPTION = "fid,inception_score,kid,precision_recall"
 
 def test_scores_of_inception(images, weights, program, monkeypatch):
     monkeypatch.setattr(features, "_ROWS", 3)  # images of a device: 12 images need not cost as much as 64
-    workdir, data = (Path(images[i].split("=", 1)[1]) for i in (1, -1))
+    workdir, data = images
     sha256 = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
     given = [
         f"--config.evaluation.inception_weights={weights}",
