@@ -24,27 +24,31 @@ from drl_jax.report.console import console
 
 
 @contextmanager
-def start_job(stop: Stop, batch_size: int = 0) -> Iterator[Placement]:
+def start_job(stop: Stop, batch_size: int = 0, microbatches: int = 1) -> Iterator[Placement]:
     """Starts the devices of all processes, and prints from process 0 inside this context.
 
     Args:
       stop: gets the delay with which this process exits.
       batch_size: rows of a batch, which must divide over the devices; 0 if there is no batch.
+      microbatches: parts of the rows of each device.
 
     Raises:
       UserError: the environment describes an impossible job, or the batch does not divide.
     """
-    start_devices(batch_size)
+    start_devices(batch_size // microbatches)
     stop.exit_delay = exit_delay()
     with console():
-        yield place(batch_size)
+        yield place(batch_size, microbatches=microbatches)
 
 
-def configure_jax() -> None:
-    """Keeps compiled programs on disk, so that a second start is quick. JAX's own variables override this.
+def configure_jax(config: Config) -> None:
+    """Sets the precision of products, and keeps compiled programs on disk, so that a second start is quick.
 
-    Each type of machine has its own folder. Small programs are kept too: a start has hundreds of them.
+    Each type of machine has its own folder. Small programs are kept too: a start has hundreds of them. JAX's
+    own variables override where programs are kept.
     """
+    if config.network.precision != "default":
+        jax.config.update("jax_default_matmul_precision", config.network.precision)
     if not jax.config.values["jax_compilation_cache_dir"]:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(cache / "drl_jax" / machine_type()))

@@ -50,7 +50,8 @@ def train(config: Config, workdir: epath.Path, prepare_command: str, stop: Stop)
     _check_best(config, metrics)
     resume.changes_in_workdir(workdir, config)
     source = open_data(config, prepare_command)
-    with start_job(stop, config.data.batch_size) as placement, ExitStack() as opened:
+    rows, microbatches = config.data.batch_size, config.training.microbatches
+    with start_job(stop, rows, microbatches) as placement, ExitStack() as opened:
         is_first = jax.process_index() == 0
         changed = on_process_0(lambda: _take_workdir(opened, config, workdir)) or []
         _logger.info("%s", _overview(config, parts, len(source)))

@@ -44,22 +44,26 @@ class Components(NamedTuple):
 
     Attributes:
       network: the Flax module f(y, t).
+      gradient_network: the same function, in the form that suits the gradient in its parameters.
       levels: the noise levels.
       transition: x_{t+1} → x_t when sampling.
       objective: what training minimises; its own transition has noise scale 1.
       optimizer: from Optax.
       shape: of one example.
+      microbatches: parts of a device's rows, one after another.
       power_iterations: of spectral normalisation, per training step.
       init_iterations: power iterations before the first step.
       ema_decay: of the averaged weights.
     """
 
     network: nn.Module
+    gradient_network: nn.Module
     levels: Levels
     transition: Transition
     objective: Objective
     optimizer: optax.GradientTransformation
     shape: tuple[int, ...]
+    microbatches: int
     power_iterations: int
     init_iterations: int
     ema_decay: float
@@ -82,6 +86,8 @@ class Components(NamedTuple):
             self.levels.num_levels,
             self.objective,
             self.optimizer,
+            gradient_network=self.gradient_network,
+            microbatches=self.microbatches,
             power_iterations=self.power_iterations,
             ema_decay=self.ema_decay,
         )
@@ -94,9 +100,16 @@ def build(config: Config) -> Components:
       UserError: a value is not possible.
     """
     schema.check(config)
+    rows, parts = config.data.batch_size, config.training.microbatches
+    if rows % parts:
+        raise UserError(
+            f"config.data.batch_size={rows} does not divide by config.training.microbatches={parts}"
+        )
     levels = _levels(config)
+    network = _network(config)
     return Components(
-        network=_network(config),
+        network=network,
+        gradient_network=_gradient_network(config, network),
         levels=levels,
         transition=_transition(config, noise_scale=config.sampler.noise_scale),
         objective=recovery_likelihood(
@@ -104,6 +117,7 @@ def build(config: Config) -> Components:
         ),
         optimizer=make_optimizer(**vars(config.optimizer)),
         shape=_shape(config),
+        microbatches=config.training.microbatches,
         power_iterations=config.spectral.iterations,
         init_iterations=config.spectral.init_iterations,
         ema_decay=config.training.ema_decay,
@@ -185,8 +199,19 @@ def _points(config: Config, network: schema.Points) -> nn.Module:
     return PointEnergy(num_levels=config.levels.count, **_settings(network))
 
 
+def _gradient_network(config: Config, network: nn.Module) -> nn.Module:
+    if isinstance(network, ResidualEnergy):
+        return network.clone(scan_blocks=True, remat=config.training.remat)
+    if config.training.remat:
+        raise UserError(
+            f"config.training.remat=True is not possible with config.network.name={config.network.name}; "
+            "it must be False"
+        )
+    return network
+
+
 def _settings(network: schema.Residual | schema.Points) -> dict[str, Any]:
-    return {key: value for key, value in vars(network).items() if key != "name"}
+    return {key: value for key, value in vars(network).items() if key not in ("name", "precision")}
 
 
 def _shape(config: Config) -> tuple[int, ...]:

@@ -44,6 +44,8 @@ from drl_jax.errors import UserError
 FILE = "config.json"  # in the workdir
 FORMAT = 1  # of config.json and of the config in a checkpoint's record; grows when a key changes its meaning
 
+Precision = Literal["default", "high", "highest"]  # as JAX names them
+
 _logger = logging.getLogger(__name__)
 
 
@@ -75,6 +77,8 @@ class Residual:
     attention: Annotated[tuple[int, ...], SIZES] = ()  # sides in pixels at which attention follows a block
     conv_shortcut: bool = True  # 3x3 shortcuts where the channels change, else 1x1 (authors' code)
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters are float32
+    precision: Annotated[Precision, FREE] = "default"  # of products of float32 numbers: a TPU rounds the
+    # factors to bfloat16, unless this is highest (float32, 4 times the cycles); high is between
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,8 @@ class Points:
     num_frequencies: Annotated[int, at_least(1)] = 64  # sinusoids of the coordinates
     min_frequency: Annotated[float, above(0)] = 1.0  # of the sinusoids, radians per unit
     max_frequency: Annotated[float, above(0)] = 20.0  # of the sinusoids, radians per unit
+    precision: Annotated[Precision, FREE] = "default"  # of products of float32 numbers: a TPU rounds the
+    # factors to bfloat16, unless this is highest (float32, 4 times the cycles); high is between
 
 
 @dataclass(frozen=True)
@@ -139,6 +145,8 @@ class Training:
     seed: Annotated[int, SEED] = 0  # of weights, levels, noise and the order of the data
     ema_decay: Annotated[float, DECAY] = 0.999  # of the averaged weights, which sample; no bias correction
     energy_penalty: Annotated[float, at_least(0), FREE] = 0.0  # c of c · mean(f²), added to the loss (ours)
+    microbatches: Annotated[int, at_least(1), FREE] = 1  # parts of a batch, one after another: saves memory
+    remat: Annotated[bool, FREE] = False  # compute activations twice instead of storing them: saves memory
     log_every: Annotated[int, at_least(1), FREE] = 100  # steps between two lines of metrics.jsonl
 
 

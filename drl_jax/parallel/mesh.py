@@ -130,7 +130,7 @@ def local(tree: Tree) -> Tree:
     return jax.lax.pcast(tree, AXIS, to="varying")
 
 
-def place(batch_size: int = 0, *, devices: Sequence[Any] | None = None) -> Placement:
+def place(batch_size: int = 0, *, microbatches: int = 1, devices: Sequence[Any] | None = None) -> Placement:
     """Makes a mesh with one axis over all devices of all processes.
 
     The devices are in the order of their processes. `jax.make_mesh` would order those of a TPU by their
@@ -138,6 +138,7 @@ def place(batch_size: int = 0, *, devices: Sequence[Any] | None = None) -> Place
 
     Args:
       batch_size: rows of a batch; it must divide over the devices.
+      microbatches: parts of equal size of the rows of each device.
       devices: the devices to use. Default: all.
 
     Returns:
@@ -148,12 +149,14 @@ def place(batch_size: int = 0, *, devices: Sequence[Any] | None = None) -> Place
     """
     devices = sorted(devices or jax.devices(), key=lambda device: (device.process_index, device.id))
     count = len(devices)
-    per_device, remainder = divmod(batch_size, count)
+    parts = count * microbatches
+    rows, remainder = divmod(batch_size, parts)
     if remainder:
-        below = f"{per_device * count} or " if per_device else ""
+        below = f"{rows * parts} or " if rows else ""
+        times = f", each with config.training.microbatches={microbatches}" if microbatches > 1 else ""
         raise UserError(
-            f"config.data.batch_size={batch_size} does not divide over {count} devices; nearest: "
-            f"{below}{(per_device + 1) * count}"
+            f"config.data.batch_size={batch_size} does not divide over {count} devices{times}; nearest: "
+            f"{below}{(rows + 1) * parts}"
         )
     # Explicit axes are the default of newer JAX; here the compiler places what is inside a step.
     mesh = Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))

@@ -15,7 +15,7 @@ from drl_jax.core.levels import Levels
 from drl_jax.core.model import Model, bind
 from drl_jax.core.objective import Objective, Terms
 from drl_jax.core.randomness import example_keys
-from drl_jax.core.types import Batch, Leaf, Tree
+from drl_jax.core.types import Batch, Keys, Leaf, Tree
 from drl_jax.parallel.mesh import Shard
 
 PerLevel = Shaped[Array, " levels"]
@@ -137,16 +137,22 @@ def make_train_step(
     objective: Objective,
     optimizer: optax.GradientTransformation,
     *,
+    gradient_network: nn.Module | None = None,
+    microbatches: int = 1,
     power_iterations: int = 1,
     ema_decay: float = 0.999,
 ) -> TrainStep:
     """Makes the step (state, batch, shard) -> (state, metrics).
 
     Args:
-      network: the Flax module f(y, t).
+      network: the Flax module f(y, t), for the chains.
       num_levels: T.
       objective: whose gradient the optimizer takes.
       optimizer: from Optax.
+      gradient_network: the same function with the same parameters, in the form that suits the gradient in
+        the parameters. Default: `network`.
+      microbatches: parts of a device's rows that are computed one after another, to save memory. Levels,
+        noise and the update are those of the whole batch, up to rounding.
       power_iterations: of spectral normalisation, per step.
       ema_decay: of the averages of parameters and spectral vectors, without bias correction.
 
@@ -163,11 +169,17 @@ def make_train_step(
         # Weights do not move during the chain, so one normalisation serves all its steps.
         fixed, vectors = spectral.normalize(state.params, state.spectral, iterations=power_iterations)
 
-        def loss(params: Tree) -> tuple[jax.Array, Terms]:
-            params, _ = spectral.normalize(params, state.spectral, iterations=power_iterations)
-            return objective(keys, x, bind(network, params), bind(network, shard.local(fixed)))
+        f_fixed = bind(network, shard.local(fixed))
 
-        gradient, terms = jax.grad(loss, has_aux=True)(shard.local(state.params))
+        def gradient_of(keys: Keys, x: Batch) -> tuple[Tree, Terms]:
+            def loss(params: Tree) -> tuple[jax.Array, Terms]:
+                params, _ = spectral.normalize(params, state.spectral, iterations=power_iterations)
+                return objective(keys, x, bind(gradient_network or network, params), f_fixed)
+
+            return jax.grad(loss, has_aux=True)(shard.local(state.params))
+
+        zero = shard.local(jax.tree.map(jnp.zeros_like, state.params))
+        gradient, terms = _accumulate(gradient_of, keys, x, zero, microbatches)
         gradient = jax.tree.map(lambda mean: mean / shard.count, gradient)
         max_abs = jnp.zeros(shard.count).at[shard.index].set(jnp.max(terms.max_abs))
         gradient, sums, max_abs = shard.sum((gradient, sum_by_level(terms, num_levels), max_abs))
@@ -188,6 +200,22 @@ def make_train_step(
         return new_state, StepMetrics(sums, optax.tree.norm(gradient), max_abs)
 
     return train_step
+
+
+def _accumulate(
+    gradient_of: Callable[[Keys, Batch], tuple[Tree, Terms]], keys: Keys, x: Batch, zero: Tree, parts: int
+) -> tuple[Tree, Terms]:
+    """The mean gradient over equal parts of the rows, one after another, and the terms of all rows."""
+    if parts == 1:
+        return gradient_of(keys, x)
+
+    def add(total, rows):
+        gradient, terms = gradient_of(*rows)
+        return jax.tree.map(lambda total, part: total + part / parts, total, gradient), terms
+
+    rows = jax.tree.map(lambda rows: rows.reshape(parts, -1, *rows.shape[1:]), (keys, x))
+    gradient, terms = jax.lax.scan(add, zero, rows)
+    return gradient, jax.tree.map(jnp.ravel, terms)
 
 
 def sum_by_level(terms: Terms, num_levels: int) -> LevelSums:

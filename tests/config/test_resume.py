@@ -26,6 +26,9 @@ FREE = {
     "training.steps",
     "training.log_every",
     "training.energy_penalty",
+    "training.microbatches",
+    "training.remat",
+    "network.precision",
 }
 
 
@@ -43,6 +46,7 @@ OTHER = {  # another value for keys whose default is None, or text
     "data.crop": (0, 0, 8, 8),
     "data.density": "ring",
     "network.dtype": "bfloat16",
+    "network.precision": "highest",
     "levels.temperature": "one",
     "evaluation.inception_sha256": "0123456789",
 }

@@ -14,7 +14,7 @@ from drl_jax.core.mcmc import langevin
 from drl_jax.core.model import bind
 from drl_jax.core.networks import convolution
 from drl_jax.core.networks.layers import Convolution
-from drl_jax.core.networks.residual import ResidualEnergy, halve
+from drl_jax.core.networks.residual import ResidualEnergy, halve, leaky_relu
 from drl_jax.core.transition import mcmc_transition
 
 tiny = partial(ResidualEnergy, width=4, multipliers=(1, 2), blocks_per_resolution=1)
@@ -286,3 +286,53 @@ def test_gradients_of_weights_are_forward_convolutions_too():
     }
     assert not is_slow(text[convolution.convolve])
     assert is_slow(text[plain])
+
+
+FORMS = {
+    "scan": {"scan_blocks": True},
+    "remat": {"remat": True},
+    "both": {"scan_blocks": True, "remat": True},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_forms_of_the_network_compute_the_same(form, new_key, draw_parameters):
+    # A change of channels, and blocks before and after it.
+    net = ResidualEnergy(width=4, multipliers=(1, 2), blocks_per_resolution=3)
+    with jax.enable_x64(True):
+        x, t = jax.random.normal(new_key(), (2, 8, 8, 3), jnp.float64), jnp.array([0, 3])
+        params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), draw_parameters(net, x, t))
+
+        def energies(net):
+            def total(params, x):
+                return jnp.sum(net.apply({"params": params}, x, t))
+
+            return jax.jit(jax.value_and_grad(total, argnums=(0, 1)))
+
+        expected, found = (energies(n)(params, x) for n in (net, net.clone(**FORMS[form])))
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-11), found, expected)
+    # The names and shapes of parameters do not depend on the form.
+    assert shapes(net, 16) == shapes(net.clone(**FORMS[form]), 16)
+
+
+def test_scanned_blocks_are_in_the_program_once(draw_parameters):
+    net = ResidualEnergy(width=4, multipliers=(1,), blocks_per_resolution=5)
+    x, t = jnp.ones((1, 8, 8, 3)), jnp.zeros(1, jnp.int32)
+    params = draw_parameters(net, x, t)
+
+    def convolutions(net):
+        return str(jax.make_jaxpr(partial(net.apply, {"params": params}))(x, t)).count(
+            "conv_general_dilated["
+        )
+
+    assert convolutions(net) == 1 + 2 * 5
+    assert convolutions(net.clone(scan_blocks=True)) == 1 + 2
+
+
+def test_leaky_relu_and_its_gradient():
+    x = jnp.array([-2.0, -0.0, 0.0, 3.0])
+    np.testing.assert_allclose(leaky_relu(x), [-0.4, 0.0, 0.0, 3.0], rtol=1e-6)
+    gradient = jax.grad(lambda x: jnp.sum(leaky_relu(x) * jnp.arange(1.0, 5.0)))(x)
+    np.testing.assert_allclose(gradient, [0.2, 2.0, 3.0, 4.0], rtol=1e-6)
+    # At 0 it is that of the authors' code, which takes the branch of x >= 0.
+    np.testing.assert_array_equal(gradient[1:3], [2.0, 3.0])

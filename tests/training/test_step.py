@@ -35,15 +35,19 @@ def initial() -> TrainState:
     return jax.jit(lambda key: init_state(key, NETWORK, LEVELS, SGD, (8, 8, 1)))(jax.random.key(1))
 
 
-def make_step(**settings):
+def make_step(*, microbatches: int = 1, **settings):
     objective = recovery_likelihood(LEVELS, TRANSITION, **settings)
-    return make_train_step(NETWORK, LEVELS.num_levels, objective, SGD, ema_decay=0.9)
+    return make_train_step(
+        NETWORK, LEVELS.num_levels, objective, SGD, microbatches=microbatches, ema_decay=0.9
+    )
 
 
-def run(num_devices: int, num_steps: int = 3, state: TrainState | None = None) -> list[TrainState]:
+def run(
+    num_devices: int, num_steps: int = 3, state: TrainState | None = None, *, microbatches: int = 1
+) -> list[TrainState]:
     """The states after each step from `state` or the initial one, with the batch on `num_devices` devices."""
     placement = place(8, devices=jax.devices()[:num_devices])
-    step = placement.data_parallel(make_step())
+    step = placement.data_parallel(make_step(microbatches=microbatches))
     state, states = placement.replicate(initial() if state is None else state), []
     for _ in range(num_steps):
         state, _, _ = step(state, placement.shard_local(BATCH), placement.stop_flags(False))
@@ -56,8 +60,9 @@ def on_one_device() -> list[TrainState]:
     return run(1)
 
 
-def test_devices_share_the_batch_without_changing_the_run(on_one_device):
-    for one, several in zip(on_one_device, run(4), strict=True):
+@pytest.mark.parametrize(("num_devices", "microbatches"), [(4, 1), (1, 4), (2, 2)])
+def test_parts_of_the_batch_do_not_change_the_run(on_one_device, num_devices, microbatches):
+    for one, several in zip(on_one_device, run(num_devices, microbatches=microbatches), strict=True):
         # Noise and levels depend on the key of the example: each level gets the same examples.
         np.testing.assert_array_equal(one.sums.count, several.sums.count)
         # Only the order in which sums over the batch are added differs: rounding.
