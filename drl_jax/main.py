@@ -26,6 +26,10 @@ flags:
   --config.KEY=VALUE           override a value, as in --config.data.batch_size=64; None for no value
   --workdir=DIR                the folder of the run (train, sample, evaluate)
   --show                       print the config and stop
+  --topology=NAME              plan: the hardware, as in v5e:4x4, tpu7x:2x2x2, gpu:h100:8 or cpu:8
+  --slices=N                   plan: how many slices of that topology; 1 without it
+  --full                       plan: compile the whole program, which takes minutes
+  --sweep                      plan: compare sizes of the hardware, and find the largest batch
   --version                    print the version and stop
 
 Exit code 0: done. 1: failed, restarting will not help. 42: stopped early, run the same command again.
@@ -66,10 +70,12 @@ def run(argv: Sequence[str], stop: Stop) -> None:
         meant = "; the command comes first" if command.startswith("-") else ""
         meant = "".join(f"; did you mean {near}?" for near in nearest(command, COMMANDS)) or meant
         raise UserError(f"{command!r} is not a command; commands are {', '.join(COMMANDS)}{meant}")
-    arguments = parse(flags)
+    arguments = parse(flags, command)
     if arguments.show:
         print(json.dumps(schema.to_dict(arguments.config), indent=1))
         return
+    if command == "plan" and not arguments.topology:
+        raise UserError("--topology is missing; `plan` needs the hardware, as in --topology=v5e:4x4")
     if command in NEED_WORKDIR and not arguments.workdir:
         raise UserError(f"--workdir is missing; `{command}` needs the folder of a run")
     call(command, arguments, stop)

@@ -23,7 +23,18 @@ ORDER = [
         "metrics",
         "parallel",
     ),
-    *("checkpoints", "report", "evaluation", "training", "config", "commands", "api", "main", "__main__"),
+    *(
+        "checkpoints",
+        "report",
+        "evaluation",
+        "training",
+        "config",
+        "planning",
+        "commands",
+        "api",
+        "main",
+        "__main__",
+    ),
 ]
 CORE_LIBRARIES = {"jax", "flax", "optax", "numpy", "jaxtyping"} | sys.stdlib_module_names
 FILES = sorted(file for file in PACKAGE.rglob("*.py") if "configs" not in file.parts)

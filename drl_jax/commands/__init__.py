@@ -11,6 +11,7 @@ COMMANDS = {
     "evaluate": "score the model in --workdir by config.evaluation.metrics, and print the protocol",
     "baseline": "score the data of --config against themselves: what a perfect model would score",
     "prepare": "download and prepare the data set of --config",
+    "plan": "estimate memory, messages and hours on hardware that is not here; it needs none of it",
 }
 NEED_WORKDIR = ("train", "sample", "evaluate")
 
@@ -31,10 +32,22 @@ def call(command: str, arguments: Arguments, stop: Stop) -> None:
 
         with raise_on_signal():
             return prepare(config)
+    if command == "plan":
+        from drl_jax.commands.plan import plan
+
+        with raise_on_signal():
+            return plan(
+                config,
+                workdir / "plan",
+                topology=arguments.topology or "",
+                slices=arguments.slices,
+                is_full=arguments.full,
+                sweeps=arguments.sweep,
+            )
 
     from drl_jax.commands.job import configure_jax
 
-    configure_jax()
+    configure_jax(config)
     match command:
         case "train":
             from drl_jax.commands.train import train

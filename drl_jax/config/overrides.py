@@ -16,6 +16,8 @@ from drl_jax.config.schema import Config
 from drl_jax.errors import UserError
 
 _FLAGS = ("--config", "--workdir", "--show")
+PLAN_FLAGS = ("--topology", "--slices", "--full", "--sweep")
+_SWITCHES = ("--show", "--full", "--sweep")  # need no value
 _KEY = "--config."
 _BOOLEANS: dict[str, bool] = {
     **dict.fromkeys(("true", "1", "yes", "on"), True),
@@ -32,24 +34,37 @@ class Arguments(NamedTuple):
       prepare_command: the command line that prepares the data of the config, but for their folder.
       workdir: as given, or None.
       show: whether to print the config and stop.
+      topology, slices: the hardware that `plan` is for.
+      full: whether `plan` compiles everything.
+      sweep: whether `plan` compares sizes of the hardware.
     """
 
     config: Config
     prepare_command: str
     workdir: str | None
     show: bool
+    topology: str | None = None
+    slices: int = 1
+    full: bool = False
+    sweep: bool = False
 
 
-def parse(argv: Sequence[str]) -> Arguments:
+def parse(argv: Sequence[str], command: str = "plan") -> Arguments:
     """Reads the flags of a command.
 
     A flag and its value are one word (`--workdir=DIR`) or two (`--workdir DIR`). The last counts if a flag
     is given twice. Without --config, the config is the one of the run in --workdir.
 
+    Args:
+      argv: the words after the command.
+      command: some flags belong to one command alone.
+
     Raises:
       UserError: a flag, a key, a value or the config file is not right.
     """
     flags = _read_flags(argv)
+    if foreign := [flag for flag in PLAN_FLAGS if flag in flags and command != "plan"]:
+        raise UserError(f"{foreign[0]} is a flag of `plan`, not of `{command}`")
     given, workdir = flags.get("--config"), flags.get("--workdir")
     if given:
         source = f"--config={given}"
@@ -65,10 +80,26 @@ def parse(argv: Sequence[str]) -> Arguments:
         source, values = str(saved), schema.load_values(saved)
     overrides = {flag.removeprefix(_KEY): text for flag, text in flags.items() if flag.startswith(_KEY)}
     config = schema.from_values(_override(values, overrides, source), source)
-    show = flags.get("--show", "false").lower()
-    if show not in _BOOLEANS:
-        raise UserError(f"--show={flags['--show']} is not possible: --show takes no value")
-    return Arguments(config, _prepare_command(flags), workdir, _BOOLEANS[show])
+    slices = flags.get("--slices", "1")
+    if not slices.isdecimal() or int(slices) < 1:
+        raise UserError(f"--slices={slices} is not possible: it must be a whole number of at least 1")
+    return Arguments(
+        config,
+        _prepare_command(flags),
+        workdir,
+        show=_read_switch(flags, "--show"),
+        topology=flags.get("--topology"),
+        slices=int(slices),
+        full=_read_switch(flags, "--full"),
+        sweep=_read_switch(flags, "--sweep"),
+    )
+
+
+def _read_switch(flags: Mapping[str, str], flag: str) -> bool:
+    value = flags.get(flag, "false").lower()
+    if value not in _BOOLEANS:
+        raise UserError(f"{flag}={flags[flag]} is not possible: {flag} takes no value")
+    return _BOOLEANS[value]
 
 
 def _read_flags(argv: Sequence[str]) -> dict[str, str]:
@@ -78,9 +109,9 @@ def _read_flags(argv: Sequence[str]) -> dict[str, str]:
     while words:
         word = words.popleft()
         flag, equals, value = word.partition("=")
-        if flag not in _FLAGS and not flag.startswith(_KEY):
+        if flag not in (*_FLAGS, *PLAN_FLAGS) and not flag.startswith(_KEY):
             raise UserError(_not_a_flag(word, flag))
-        if not equals and flag == "--show":
+        if not equals and flag in _SWITCHES:
             value = "true"
         elif not equals:
             if not words or words[0].startswith("--"):
@@ -92,10 +123,14 @@ def _read_flags(argv: Sequence[str]) -> dict[str, str]:
 
 def _not_a_flag(word: str, flag: str) -> str:
     if not word.startswith("-"):
-        meant = f"; did you mean --{word}?" if f"--{flag}" in _FLAGS or flag.startswith("config.") else ""
+        meant = (
+            f"; did you mean --{word}?"
+            if f"--{flag}" in (*_FLAGS, *PLAN_FLAGS) or flag.startswith("config.")
+            else ""
+        )
         return f"{word!r} is not a flag{meant or '; flags are written --config.KEY=VALUE'}"
     keys = [f"{_KEY}{key}" for network in schema.NETWORKS for key in schema.keys(network)]
-    known = [name.removeprefix("--") for name in dict.fromkeys([*_FLAGS, *keys])]
+    known = [name.removeprefix("--") for name in dict.fromkeys([*_FLAGS, *PLAN_FLAGS, *keys])]
     near = " or ".join(f"--{name}" for name in nearest(flag.lstrip("-"), known))
     return f"{flag} is not a flag; " + (
         f"did you mean {near}?" if near else f"flags are {', '.join(_FLAGS)} and --config.KEY"

@@ -74,6 +74,15 @@ class ShardedSampler:
         # Every process gets every sample: one of them writes files.
         self._draw = jax.jit(draw, out_shardings=placement.replicated)
 
+    def trace(self, model: Model) -> jax.stages.Traced:
+        """Traces the program that draws `samples_per_device` samples on each device.
+
+        Args:
+          model: abstract, as `Placement.abstract` makes it.
+        """
+        key = self._placement.abstract(jax.eval_shape(jax.random.key, 0))
+        return self._draw.trace(key, model, np.int32(0))
+
     def sample(
         self, model: Model, count: int, *, start: int = 0
     ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
