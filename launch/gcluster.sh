@@ -10,11 +10,15 @@ set -euo pipefail
 : "${TOPOLOGY:?topology of a slice, such as 4x4}" "${IMAGE:?the image}" "${BUCKET:?bucket with the folder data}"
 : "${DATA:?folder in gs://BUCKET/data}"
 # The data set is copied first: array_record does not read gs://. Then bash becomes the program, which gets SIGTERM.
-copy="import gcsfs; gcsfs.GCSFileSystem().get('$BUCKET/data/$DATA/', '/tmp/data/$DATA', recursive=True)"
-variables=(TFDS_DATA_DIR=/tmp/data "JAX_COMPILATION_CACHE_DIR=gs://$BUCKET/cache")
-printf -v command 'python -c %q && exec env %q %q python -m drl_jax' "$copy" "${variables[@]}"
-printf -v arguments ' %q' "$@"
+copy='import gcsfs, sys; gcsfs.GCSFileSystem().get(*sys.argv[1:], recursive=True)'
+command="python -c '$copy' $BUCKET/data/$DATA/ /tmp/data/$DATA &&"
+command+=" exec env TFDS_DATA_DIR=/tmp/data JAX_COMPILATION_CACHE_DIR=gs://$BUCKET/cache python -m drl_jax"
+for argument; do
+  # The command becomes part of a YAML file.
+  [[ "$argument" != *[\'\"\\]* ]] || { echo "launch/gcluster.sh: $argument: quotes and \\ are not possible here" >&2; exit 1; }
+  command+=" '$argument'"
+done
 printf -v codes ',%s' {128..255}
 exec gcluster job submit --name "$NAME" --image "$IMAGE" --compute-type "$TYPE" --topology "$TOPOLOGY" \
   --num-slices "${SLICES:-1}" --restarts 100 --restart-on-exit-codes "42$codes" --grace-period 180s \
-  ${QUEUE:+--queue "$QUEUE"} --command "$command$arguments"
+  ${QUEUE:+--queue "$QUEUE"} --command "$command"

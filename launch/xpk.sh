@@ -9,10 +9,14 @@ set -euo pipefail
 : "${PROJECT:?its project}" "${ZONE:?its zone}" "${IMAGE:?the image}" "${BUCKET:?bucket with the folder data}"
 : "${DATA:?folder in gs://BUCKET/data}"
 # The data set is copied first: array_record does not read gs://. Then bash becomes the program, which gets SIGTERM.
-copy="import gcsfs; gcsfs.GCSFileSystem().get('$BUCKET/data/$DATA/', '/tmp/data/$DATA', recursive=True)"
-variables=(TFDS_DATA_DIR=/tmp/data "JAX_COMPILATION_CACHE_DIR=gs://$BUCKET/cache")
-printf -v command 'python -c %q && exec env %q %q python -m drl_jax' "$copy" "${variables[@]}"
-printf -v arguments ' %q' "$@"
+copy='import gcsfs, sys; gcsfs.GCSFileSystem().get(*sys.argv[1:], recursive=True)'
+command="python -c '$copy' $BUCKET/data/$DATA/ /tmp/data/$DATA &&"
+command+=" exec env TFDS_DATA_DIR=/tmp/data JAX_COMPILATION_CACHE_DIR=gs://$BUCKET/cache python -m drl_jax"
+for argument; do
+  # The command becomes part of a YAML file.
+  [[ "$argument" != *[\'\"\\]* ]] || { echo "launch/xpk.sh: $argument: quotes and \\ are not possible here" >&2; exit 1; }
+  command+=" '$argument'"
+done
 exec xpk workload create --workload="$NAME" --cluster="$CLUSTER" --project="$PROJECT" --zone="$ZONE" \
   --device-type="$TYPE" --num-slices="${SLICES:-1}" --num-nodes="${NODES:-1}" --docker-image="$IMAGE" \
-  --max-restarts=100 --termination-grace-period-seconds=180 --command="$command$arguments"
+  --max-restarts=100 --termination-grace-period-seconds=180 --command="$command"

@@ -255,11 +255,10 @@ def GCSFileSystem():
 def test_the_data_set_is_copied(file, data, tmp_path):
     """The init container's program, with files in memory in place of Cloud Storage."""
     (tmp_path / "gcsfs.py").write_text(GCSFS)
-    text = file.read_text().replace('"/data/', f'"{tmp_path}/data/')
+    text = file.read_text().replace("- /data/", f"- {tmp_path}/data/")
     for name, value in (VALUES | {"DATA": data}).items():
         text = text.replace(f"${{{name}}}", value)
-    _, flag, program = _init_container(next(yaml.safe_load_all(text)))["command"]
-    command = [sys.executable, flag, program]
+    command = [sys.executable, *_init_container(next(yaml.safe_load_all(text)))["command"][1:]]
     done = subprocess.run(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     copied = [str(path.relative_to(tmp_path)) for path in (tmp_path / "data").rglob("*.json")]
     if data == "cifar10":

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from tests.launch import manifests
 
 LAUNCH = Path(__file__).parents[2] / "launch"
 SHELLCHECK = shutil.which("shellcheck", path=Path(sys.executable).parent)
-LINE = ("train", "--config=configs/cifar10.py:t6", "--workdir=gs://bucket/runs/a run's")
+LINE = ("train", "--config=configs/cifar10.py:t6", "--workdir=gs://bucket/runs/a $run")
 COMMON = {"NAME": "t6", "IMAGE": "image:tag", "BUCKET": "bucket", "DATA": "cifar10"}
 XPK = COMMON | {"TYPE": "v6e-16", "CLUSTER": "cluster", "PROJECT": "project", "ZONE": "zone"}
 GCLUSTER = COMMON | {"TYPE": "ct6e-standard-4t", "TOPOLOGY": "4x4"}
@@ -24,7 +25,7 @@ ENGINE = '#!/bin/sh\nprintf \'%s\\n\' "$@" >"$RECORD"; echo $$ >"$RECORD.pid"; e
 
 # The python of the image: the copy of the data set, and the program.
 PYTHON = """#!/usr/bin/env bash
-if [ "$1" = -c ]; then printf '%s' "$2" >"$RECORD.copy"; exit "${COPY:-0}"; fi
+if [ "$1" = -c ]; then printf '%s\\n' "${@:2}" >"$RECORD.copy"; exit "${COPY:-0}"; fi
 trap 'exit 42' TERM
 printf '%s\\n' "$TFDS_DATA_DIR" "$JAX_COMPILATION_CACHE_DIR" "$@" >"$RECORD.writing"
 mv "$RECORD.writing" "$RECORD.program"
@@ -38,11 +39,11 @@ def stub(folder: Path, name: str, text: str) -> None:
     (folder / name).chmod(0o755)
 
 
-def call(folder: Path, engine: str, variables: dict[str, str]) -> tuple[int, str]:
+def call(folder: Path, engine: str, variables: dict[str, str], line: Sequence[str] = LINE) -> tuple[int, str]:
     """The exit code of a wrapper with a stub of its engine, and what it printed to stderr."""
     stub(folder / "bin", engine, ENGINE)
     environment = {"PATH": f"{folder}/bin:/usr/bin:/bin", "RECORD": str(folder / "record")} | variables
-    command = [LAUNCH / f"{engine}.sh", *LINE]
+    command = [LAUNCH / f"{engine}.sh", *line]
     wrapper = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     _, printed = wrapper.communicate(timeout=60)
     if wrapper.returncode == 7:  # the engine has taken the place of the wrapper
@@ -105,8 +106,10 @@ def test_what_runs_in_the_container(tmp_path, engine, variables):
         assert (tmp_path / "record.program").read_text().splitlines() == [
             "/tmp/data", "gs://bucket/cache", "-m", "drl_jax", *LINE,
         ]  # fmt: skip
-        copy = "gcsfs.GCSFileSystem().get('bucket/data/cifar10/', '/tmp/data/cifar10', recursive=True)"
-        assert (tmp_path / "record.copy").read_text() == f"import gcsfs; {copy}"
+        assert (tmp_path / "record.copy").read_text().splitlines() == [
+            "import gcsfs, sys; gcsfs.GCSFileSystem().get(*sys.argv[1:], recursive=True)",
+            "bucket/data/cifar10/", "/tmp/data/cifar10",
+        ]  # fmt: skip
         os.kill(container.pid, signal.SIGTERM)
         assert container.wait(30) == 42
     finally:
@@ -122,6 +125,15 @@ def test_the_data_set_is_missing(tmp_path, engine, variables):
     environment = {"PATH": f"{tmp_path}/image:/usr/bin:/bin", "RECORD": str(tmp_path / "record"), "COPY": "1"}
     assert subprocess.run(["bash", "-c", command], env=environment).returncode == 1
     assert not (tmp_path / "record.program").exists()
+
+
+@pytest.mark.parametrize(("engine", "variables"), [("xpk", XPK), ("gcluster", GCLUSTER)])
+@pytest.mark.parametrize("argument", ["a'b", 'a"b', "a\\b"])
+def test_an_argument_that_would_break_the_yaml(tmp_path, engine, variables, argument):
+    code, printed = call(tmp_path, engine, variables, ["train", f"--workdir={argument}"])
+    assert code == 1
+    assert printed == f"launch/{engine}.sh: --workdir={argument}: quotes and \\ are not possible here\n"
+    assert not (tmp_path / "record").exists()
 
 
 @pytest.mark.parametrize("name", ["render", "xpk.sh", "gcluster.sh"])
