@@ -145,7 +145,7 @@ def check_sigterm(folder: Path, command: list[str]) -> None:
 def check_sky(folder: Path) -> None:
     """Both files, and that a wrong key or a missing value is refused."""
     python = install(folder, "sky") / "python"
-    values = json.dumps(dict.fromkeys(("BUCKET", "RUN", "DATA", "CONFIG"), "x"))
+    values = json.dumps(dict.fromkeys(("BUCKET", "NAME", "DATA", "CONFIG"), "x"))
 
     def load(text: str, given: str = values) -> subprocess.CompletedProcess:
         file = folder / "task.yaml"

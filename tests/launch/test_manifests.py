@@ -35,12 +35,13 @@ LINT = YamlLintConfig(
 )
 
 
-def run(file: Path | str, *pairs: str) -> subprocess.CompletedProcess:
-    return subprocess.run([LAUNCH / "render", file, *pairs], capture_output=True, text=True)
+def run(*files: Path | str, **variables: str) -> subprocess.CompletedProcess:
+    environment = {"PATH": "/usr/bin:/bin"} | variables
+    return subprocess.run([LAUNCH / "render", *files], env=environment, capture_output=True, text=True)
 
 
 def render(file: Path) -> list[dict[str, Any]]:
-    done = run(file, *(f"{name}={value}" for name, value in VALUES.items()))
+    done = run(file, **VALUES)
     assert (done.returncode, done.stderr) == (0, "")
     return list(yaml.safe_load_all(done.stdout))
 
@@ -202,29 +203,24 @@ def test_a_topology_that_does_not_exist(machine, topology):
     assert not manifests.fits(machine, topology)
 
 
-def test_a_placeholder_without_a_value():
-    done = run(TPU, "NAME=t6", "IMAGE=image", "BUCKET=bucket")
+def test_a_variable_is_missing():
+    done = run(TPU, NAME="t6", IMAGE="image", BUCKET="bucket", DATA="")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == (
-        f"launch/render: {TPU} has placeholders without a value; add CONFIG=… DATA=… QUEUE=…\n"
-    )
+    assert done.stderr == f"launch/render: {TPU} needs these variables: CONFIG=… DATA=… QUEUE=…\n"
+
+
+@pytest.mark.parametrize("value", ["a: b", 'a"b', "$(id)", "-a", "a\nb", "{a}", "a#b", "ä", "\\1", "&"])
+def test_a_value_that_would_break_the_yaml(value):
+    done = run(TPU, **VALUES | {"NAME": value})
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"launch/render: NAME={value} is not possible: ")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        ((), "usage"),
-        (("missing.yaml",), "no file missing.yaml"),
-        ((TPU, "NAMES=t6"), "no placeholder ${NAMES}"),
-        ((TPU, "t6"), "NAME=VALUE"),
-        ((TPU, "NAME="), "NAME=: a value"),
-        ((TPU, "NAME=a: b"), "NAME=a: b: a value"),
-        ((TPU, 'NAME=a"b'), "a value"),
-        ((TPU, "NAME=$(id)"), "a value"),
-    ],
+    ("files", "expected"), [((), "usage"), ((TPU, TPU), "usage"), (("no.yaml",), "no file no.yaml")]
 )
-def test_a_wrong_call_of_render(arguments, expected):
-    done = run(*arguments) if arguments else run("")
+def test_a_wrong_call_of_render(files, expected):
+    done = run(*files, **VALUES)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("launch/render: ")
     assert done.stderr.count("\n") == 1
@@ -294,7 +290,7 @@ def test_the_check_by_hand(tmp_path):
 def test_a_sky_file(name, tmp_path):
     task = yaml.safe_load((LAUNCH / name).read_text())
     assert task["resources"]["job_recovery"]["recover_on_exit_codes"] == [42]
-    assert set(task["envs"]) == {"BUCKET", "RUN", "DATA", "CONFIG"}
+    assert set(task["envs"]) == {"NAME", "BUCKET", "DATA", "CONFIG"}
     assert task["file_mounts"] == {"/tmp/data/${DATA}": "gs://${BUCKET}/data/${DATA}"}
     for part in ("setup", "run"):
         script = tmp_path / part
@@ -307,7 +303,7 @@ def test_a_sky_file(name, tmp_path):
     done = subprocess.run(
         ["bash", tmp_path / "run"],
         cwd=tmp_path,
-        env={"BUCKET": "b", "RUN": "t6", "DATA": "cifar10", "CONFIG": "cifar10:t6", "PATH": "/usr/bin:/bin"},
+        env={"BUCKET": "b", "NAME": "t6", "DATA": "cifar10", "CONFIG": "cifar10:t6", "PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,
     )
