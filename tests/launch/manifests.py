@@ -291,7 +291,12 @@ def machines_named(text: str) -> set[str]:
     return set(re.findall(r"\b(?:ct\dl?p-hightpu|ct\de-standard|tpu7x-standard|a\dx?-\w+gpu)-\d[tg]\b", text))
 
 
-if __name__ == "__main__":
-    found = problems(list(yaml.safe_load_all(Path(sys.argv[1]).read_text())))
+def main(file: str) -> int:
+    """Prints the problems of a rendered file; returns the exit code."""
+    found = problems(list(yaml.safe_load_all(Path(file).read_text())))
     print("\n".join(found) or "no problem found")
-    sys.exit(bool(found))
+    return int(bool(found))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -270,20 +270,16 @@ def _init_container(document: dict[str, Any]) -> dict[str, Any]:
     return container
 
 
-def test_the_check_by_hand(tmp_path):
+def test_the_check_by_hand(tmp_path, capsys):
     (document,) = render(TPU)
     file = tmp_path / "job.yaml"
-
-    def check() -> tuple[int, str]:
-        command = [sys.executable, "-m", "tests.launch.manifests", file]
-        done = subprocess.run(command, cwd=LAUNCH.parent, stdout=subprocess.PIPE, text=True)
-        return done.returncode, done.stdout
-
     file.write_text(yaml.safe_dump(document))
-    assert check() == (0, "no problem found\n")
+    assert manifests.main(str(file)) == 0
+    assert capsys.readouterr().out == "no problem found\n"
     document["spec"]["replicatedJobs"][0]["template"]["spec"]["completions"] = 5
     file.write_text(yaml.safe_dump(document))
-    assert check() == (1, "JobSet: completions is 5 and parallelism 4\n")
+    assert manifests.main(str(file)) == 1
+    assert capsys.readouterr().out == "JobSet: completions is 5 and parallelism 4\n"
 
 
 @pytest.mark.parametrize("name", ["sky_tpu.yaml", "sky_gpu.yaml"])
