@@ -167,7 +167,7 @@ def check_sky(folder: Path) -> None:
         print(f"{name}: {task['nodes']} x {task['accelerators']}, {task['recovery']}")
         for wrong, given, expected in [
             (text.replace("setup:", "setups:"), values, "setup"),
-            (text, "{}", "BUCKET"),
+            (text, "{}", "'NAME' is None"),
         ]:
             done = load(wrong, given)
             last = done.stderr.strip().splitlines()[-1]
