@@ -17,9 +17,6 @@ LAUNCH = Path(__file__).parents[2] / "launch"
 PROGRAM = """
 import json, os, signal, sys, time
 
-if sys.argv[1] == "-c":  # local.sh asks Python for a free port
-    exec(sys.argv[2])
-    sys.exit()
 rank = int(os.environ.get("JAX_PROCESS_ID") or os.environ.get("SLURM_PROCID") or 0)
 signals = []
 for number in (signal.SIGTERM, signal.SIGINT):
@@ -30,13 +27,19 @@ file = f"{os.environ['RECORDS']}/python.{rank}"
 with open(file + ".writing", "w") as record:
     json.dump(called, record)
 os.rename(file + ".writing", file)
-if os.environ.get("UNTIL_SIGNAL"):
+with open(f"{os.environ['RECORDS']}/starts.{rank}", "a") as record:
+    record.write(json.dumps(variables) + "\\n")
+with open(f"{os.environ['RECORDS']}/starts.{rank}") as record:
+    starts = len(record.readlines())
+waits = os.environ.get("UNTIL_SIGNAL_RANK") in (None, str(rank))
+if os.environ.get("UNTIL_SIGNAL") and waits:
     while not signals:
         time.sleep(0.01)
     time.sleep(0.2)  # it saves its state
     with open(f"{os.environ['RECORDS']}/signals.{rank}", "w") as record:
         record.write(" ".join(sorted(set(signals))))
-if checkpoint := os.environ.get("CHECKPOINT"):
+checkpoint = os.environ.get("CHECKPOINT")
+if checkpoint and starts >= int(os.environ.get("CHECKPOINT_AT", 1)):
     os.makedirs(checkpoint, exist_ok=True)
 code = int(os.environ["CODES"].split()[rank])
 if code == 137:
@@ -115,8 +118,10 @@ class Bench:
             "CODES": " ".join(map(str, codes)),
             "SLURM_JOB_ID": "77",
         }
+        # A script in Python needs the standard library only. The stub python3 is not meant to run it.
+        interpreter = [] if script.endswith(".sh") else [sys.executable, "-S"]
         job = subprocess.Popen(
-            [LAUNCH / script, *arguments],
+            [*interpreter, LAUNCH / script, *arguments],
             cwd=self.folder,
             env=environment | variables,
             stderr=subprocess.PIPE,
@@ -149,6 +154,14 @@ class Bench:
             assert time.monotonic() < end, f"{name} was not called"
             time.sleep(0.01)
         return json.loads((self.records / name).read_text())
+
+    def variables(self, rank: int) -> list[dict[str, str]]:
+        """The variables JAX_… of each start of a program."""
+        lines = (self.records / f"starts.{rank}").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+    def starts(self, rank: int) -> int:
+        return len(self.variables(rank))
 
     def signals(self, rank: int) -> str:
         return (self.records / f"signals.{rank}").read_text()
