@@ -53,11 +53,11 @@ import json, os, signal, subprocess, sys
 options = [a for a in sys.argv[1:] if a.startswith("-")][:1]
 command = sys.argv[1 + len(options):]
 tasks = [
-    subprocess.Popen(command, env={**os.environ, "SLURM_PROCID": str(rank)})
+    subprocess.Popen(command, env={**os.environ, "SLURM_PROCID": str(rank)}, process_group=0)
     for rank in range(len(os.environ["CODES"].split()))
 ]
-# Only the task itself gets the signal, not what it has started.
-signal.signal(signal.SIGTERM, lambda number, frame: [task.send_signal(number) for task in tasks])
+# As in SLURM, a task and all that it has started get the signal.
+signal.signal(signal.SIGTERM, lambda number, frame: [os.killpg(task.pid, number) for task in tasks])
 with open(f"{os.environ['RECORDS']}/srun", "w") as record:
     json.dump({"pid": os.getpid(), "options": options}, record)
 codes = [task.wait() for task in tasks]
