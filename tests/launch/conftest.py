@@ -42,6 +42,8 @@ checkpoint = os.environ.get("CHECKPOINT")
 if checkpoint and starts >= int(os.environ.get("CHECKPOINT_AT", 1)):
     os.makedirs(checkpoint, exist_ok=True)
 code = int(os.environ["CODES"].split()[rank])
+if starts > 1:
+    code = int(os.environ.get("LATER", code))
 if code == 137:
     os.kill(os.getpid(), signal.SIGKILL)
 os._exit(code)
@@ -77,8 +79,8 @@ import json, os, subprocess, sys
 
 with open(f"{os.environ['RECORDS']}/gcloud", "w") as record:
     json.dump(sys.argv[1:], record)
-command = next(a.removeprefix("--command=") for a in sys.argv if a.startswith("--command="))
-sys.exit(subprocess.run(["bash", "-c", command], cwd=os.environ["HOME"]).returncode)
+for command in (a.removeprefix("--command=") for a in sys.argv if a.startswith("--command=")):
+    sys.exit(subprocess.run(["bash", "-c", command], cwd=os.environ["HOME"]).returncode)
 """
 
 
