@@ -143,7 +143,9 @@ def test_a_process_that_does_not_end_by_itself_is_stopped(bench):
 
 def test_a_process_that_ignores_sigterm_is_killed(monkeypatch, tmp_path, capfd):
     python = tmp_path / "python"
-    python.write_text('#!/bin/bash\n[ "$JAX_PROCESS_ID" = 1 ] || exit 42\ntrap "" TERM\nwhile :; do sleep 0.1; done\n')
+    python.write_text(
+        '#!/bin/bash\n[ "$JAX_PROCESS_ID" = 1 ] || exit 42\ntrap "" TERM\nwhile :; do sleep 0.1; done\n'
+    )
     python.chmod(0o755)
     wait = LOCAL["Job"].wait
     monkeypatch.setitem(wait.__globals__, "KILL_AFTER", 0.3)

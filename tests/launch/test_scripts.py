@@ -13,7 +13,7 @@ SCRIPTS = [
     path
     for folder in (ROOT / "launch", ROOT / ".ci", ROOT / "tests/launch")
     for path in sorted(folder.iterdir())
-    if path.is_file() and path.read_bytes().startswith(b"#!/usr/bin/env bash")
+    if path.is_file() and path.read_bytes().startswith((b"#!/usr/bin/env bash", b"#!/bin/sh"))
 ]
 
 

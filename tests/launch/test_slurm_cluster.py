@@ -14,7 +14,7 @@ CLUSTER = Path(__file__).parent / "slurm_cluster"
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged")
 PATH = f"{os.environ['PATH']}:/usr/sbin"
 
-# By rank: an exit code; `kill` (the program is killed), `kill-task` (all of the task), or `wait` (for SIGTERM).
+# By rank: an exit code; `kill` (the program is killed), `kill-task` (all of its task), `wait` (for SIGTERM).
 PROGRAM = """#!/usr/bin/env bash
 start=${SLURM_RESTART_COUNT:-0}
 what=FIRST
@@ -51,7 +51,7 @@ class Cluster:
         return called.stdout.strip()
 
     def submit(self, first: str, again: str = "0 0", *options: str) -> str:
-        """Submits a job; `first` and `again` say what its two programs do in the first and in later starts."""
+        """Submits a job; `first` and `again` say what its programs do in the first and in later starts."""
         self.records.write_text("")
         self.log.write_text("")
         variables = {"PYTHON": self.program, "RECORDS": self.records, "FIRST": first, "AGAIN": again}
@@ -63,14 +63,14 @@ class Cluster:
         return job
 
     def fields(self, job: str) -> dict[str, str]:
-        fields = (field.partition("=") for field in self.call("scontrol", "--oneliner", "show", "job", job).split())
-        return {name: value for name, _, value in fields}
+        shown = self.call("scontrol", "--oneliner", "show", "job", job)
+        return {name: value for name, _, value in (field.partition("=") for field in shown.split())}
 
     def wait(self, job: str, *states: str, seconds: int = 60) -> dict[str, str]:
         """Waits until a job is in one of the states, and returns its fields."""
         end = time.monotonic() + seconds
         while (fields := self.fields(job))["JobState"] not in states:
-            assert time.monotonic() < end, (fields["JobState"], self.records.read_text(), self.log.read_text())
+            assert time.monotonic() < end, (fields, self.records.read_text(), self.log.read_text())
             time.sleep(0.2)
         return fields
 
@@ -135,7 +135,8 @@ def test_a_lost_rank_runs_again(cluster, first):
     cluster.started(2)
     fields = cluster.run_again(job)
     assert (fields["JobState"], fields["Restarts"]) == ("COMPLETED", "1"), cluster.log.read_text()
-    assert sorted(cluster.records.read_text().splitlines()) == [f"start {n} {r}" for n in range(2) for r in range(2)]
+    starts = sorted(cluster.records.read_text().splitlines())
+    assert starts == ["start 0 0", "start 0 1", "start 1 0", "start 1 1"]
 
 
 def test_the_signal_before_the_end_of_its_time(cluster):

@@ -174,12 +174,13 @@ def host(bench):
 def test_a_host_installs_the_source_and_runs_the_command(host, bench):
     assert host.boot(0) == 0
     home = bench.folder / "home"
+    python = f"{home}/venv/bin/python"
     assert bench.called("gcloud") == ["storage", "cp", GIVEN["SOURCE"], f"{home}/source.tar.gz"]
     steps = [json.loads(line) for line in (bench.records / "python3").read_text().splitlines()]
     assert steps == [
         ["-m", "pip", "install", "--quiet", "uv"],
         ["-m", "uv", "venv", "--quiet", "--clear", "--python=3.12", f"{home}/venv"],
-        ["-m", "uv", "pip", "install", "--quiet", f"--python={home}/venv/bin/python", f"{home}/source[tpu,gcs]"],
+        ["-m", "uv", "pip", "install", "--quiet", f"--python={python}", f"{home}/source[tpu,gcs]"],
     ]
     called = bench.called("python.0")
     assert called["arguments"] == ["-m", "drl_jax", *LINE]
