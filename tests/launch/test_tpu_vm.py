@@ -132,7 +132,7 @@ class Metadata(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(self.attributes.get(name, "").encode())
 
-    def log_message(self, *args):
+    def log_message(self, format, *args):
         pass
 
 
