@@ -2,7 +2,7 @@
 
     python tests/launch/dry_runs.py
 
-It installs both in environments of their own, in a temporary folder that it deletes (840 MB).
+It installs both in environments of their own, in a temporary folder that it deletes (1 GB).
 """
 
 import json

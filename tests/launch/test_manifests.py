@@ -1,6 +1,6 @@
 """The YAML files of launch/: complete and valid for their engines, and changed ones are found."""
 
-import copy
+import functools
 import os
 import re
 import subprocess
@@ -40,10 +40,15 @@ def run(*files: Path | str, **variables: str) -> subprocess.CompletedProcess:
     return subprocess.run([LAUNCH / "render", *files], env=environment, capture_output=True, text=True)
 
 
-def render(file: Path) -> list[dict[str, Any]]:
+@functools.cache
+def rendered(file: Path) -> str:
     done = run(file, **VALUES)
     assert (done.returncode, done.stderr) == (0, "")
-    return list(yaml.safe_load_all(done.stdout))
+    return done.stdout
+
+
+def render(file: Path) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all(rendered(file)))
 
 
 @pytest.mark.parametrize("file", RENDERED, ids=lambda file: file.name)
@@ -144,7 +149,7 @@ REMOVE = object()
     ],
 )
 def test_a_mistake_is_found(file, path, value, expected):
-    documents = copy.deepcopy(render(file))
+    documents = render(file)
     place = documents[-1]
     for key in path[:-1]:
         place = place[key]
@@ -246,15 +251,26 @@ def GCSFileSystem():
 """
 
 
-@pytest.mark.parametrize("file", RENDERED, ids=lambda file: file.name)
+def copy_command(document: dict[str, Any]) -> list[str]:
+    """The command of the container that copies the data set."""
+    spec = document["spec"].get("template", document)["spec"]
+    (container,) = spec["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["initContainers"]
+    return container["command"]
+
+
+def test_all_files_copy_the_data_set_alike():
+    commands = [copy_command(render(file)[0]) for file in RENDERED]
+    assert commands == [commands[0]] * 5
+    assert commands[0][-2:] == ["bucket/data/cifar10/", "/data/cifar10"]
+
+
 @pytest.mark.parametrize("data", ["cifar10", "missing"])
-def test_the_data_set_is_copied(file, data, tmp_path):
-    """The init container's program, with files in memory in place of Cloud Storage."""
+def test_the_data_set_is_copied(data, tmp_path):
+    """The container's program, with files in memory in place of Cloud Storage."""
     (tmp_path / "gcsfs.py").write_text(GCSFS)
-    text = file.read_text().replace("- /data/", f"- {tmp_path}/data/")
-    for name, value in (VALUES | {"DATA": data}).items():
-        text = text.replace(f"${{{name}}}", value)
-    command = [sys.executable, *_init_container(next(yaml.safe_load_all(text)))["command"][1:]]
+    _, flag, program, source, target = copy_command(render(TPU)[0])
+    paths = [source.replace("cifar10", data), f"{tmp_path}{target}".replace("cifar10", data)]
+    command = [sys.executable, flag, program, *paths]
     done = subprocess.run(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     copied = [str(path.relative_to(tmp_path)) for path in (tmp_path / "data").rglob("*.json")]
     if data == "cifar10":
@@ -262,12 +278,6 @@ def test_the_data_set_is_copied(file, data, tmp_path):
     else:  # which stops the job: podFailurePolicy says so
         assert (done.returncode, copied) == (1, [])
         assert "bucket/data/missing" in done.stderr
-
-
-def _init_container(document: dict[str, Any]) -> dict[str, Any]:
-    spec = document["spec"].get("template", document)["spec"]
-    (container,) = spec["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["initContainers"]
-    return container
 
 
 def test_the_check_by_hand(tmp_path, capsys):
