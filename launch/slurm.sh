@@ -39,22 +39,13 @@ newest() { # the step of the newest checkpoint, -1 if there is none
 
 # srun returns the highest exit code of its tasks. So each task ends with 0, 42 (a restart helps) or 254 (it does
 # not): 254 is above all that SLURM itself returns for a task (128 + signal, 253 for out of memory).
+# SLURM sends a signal to all processes of a task. The shell of the task ignores it and waits for the program; bash's
+# `wait` in a handler would sometimes lose the code.
 # shellcheck disable=SC2016 # the tasks expand it
 task='
-signal=
-child=
-pass_on() {
-  signal=$1
-  [[ -z "$child" ]] || kill "-$signal" "$child" 2>/dev/null
-}
-trap "pass_on TERM" TERM
-trap "pass_on INT" INT
-"$@" &
-child=$!
-[[ -z "$signal" ]] || pass_on "$signal" # it came before the child
-# A signal ends a wait before the child ends: then wait again.
-while signal=; wait "$child"; code=$?; [[ -n "$signal" ]]; do :; done
-case $code in
+trap : TERM INT
+"$@"
+case $? in
   0) ;;
   42 | 12[89] | 1[3-9]? | 2??) exit 42 ;;
   *) exit 254 ;;

@@ -25,7 +25,10 @@ from tests.test_layers import ORDER
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "launch/README.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 TABLE = runpy.run_path(str(ROOT / "docs/table.py"), run_name="table")
 WRITTEN = runpy.run_path(str(ROOT / "docs/pages.py"), run_name="pages")
 

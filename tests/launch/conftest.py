@@ -17,9 +17,6 @@ LAUNCH = Path(__file__).parents[2] / "launch"
 PROGRAM = """
 import json, os, signal, sys, time
 
-if sys.argv[1] == "-c":  # local.sh asks Python for a free port
-    exec(sys.argv[2])
-    sys.exit()
 rank = int(os.environ.get("JAX_PROCESS_ID") or os.environ.get("SLURM_PROCID") or 0)
 signals = []
 for number in (signal.SIGTERM, signal.SIGINT):
@@ -30,15 +27,23 @@ file = f"{os.environ['RECORDS']}/python.{rank}"
 with open(file + ".writing", "w") as record:
     json.dump(called, record)
 os.rename(file + ".writing", file)
-if os.environ.get("UNTIL_SIGNAL"):
+with open(f"{os.environ['RECORDS']}/starts.{rank}", "a") as record:
+    record.write(json.dumps(variables) + "\\n")
+with open(f"{os.environ['RECORDS']}/starts.{rank}") as record:
+    starts = len(record.readlines())
+waits = os.environ.get("UNTIL_SIGNAL_RANK") in (None, str(rank))
+if os.environ.get("UNTIL_SIGNAL") and waits:
     while not signals:
         time.sleep(0.01)
     time.sleep(0.2)  # it saves its state
     with open(f"{os.environ['RECORDS']}/signals.{rank}", "w") as record:
         record.write(" ".join(sorted(set(signals))))
-if checkpoint := os.environ.get("CHECKPOINT"):
+checkpoint = os.environ.get("CHECKPOINT")
+if checkpoint and starts >= int(os.environ.get("CHECKPOINT_AT", 1)):
     os.makedirs(checkpoint, exist_ok=True)
 code = int(os.environ["CODES"].split()[rank])
+if starts > 1:
+    code = int(os.environ.get("LATER", code))
 if code == 137:
     os.kill(os.getpid(), signal.SIGKILL)
 os._exit(code)
@@ -50,11 +55,11 @@ import json, os, signal, subprocess, sys
 options = [a for a in sys.argv[1:] if a.startswith("-")][:1]
 command = sys.argv[1 + len(options):]
 tasks = [
-    subprocess.Popen(command, env={**os.environ, "SLURM_PROCID": str(rank)})
+    subprocess.Popen(command, env={**os.environ, "SLURM_PROCID": str(rank)}, process_group=0)
     for rank in range(len(os.environ["CODES"].split()))
 ]
-# Only the task itself gets the signal, not what it has started.
-signal.signal(signal.SIGTERM, lambda number, frame: [task.send_signal(number) for task in tasks])
+# As in SLURM, a task and all that it has started get the signal.
+signal.signal(signal.SIGTERM, lambda number, frame: [os.killpg(task.pid, number) for task in tasks])
 with open(f"{os.environ['RECORDS']}/srun", "w") as record:
     json.dump({"pid": os.getpid(), "options": options}, record)
 codes = [task.wait() for task in tasks]
@@ -74,8 +79,8 @@ import json, os, subprocess, sys
 
 with open(f"{os.environ['RECORDS']}/gcloud", "w") as record:
     json.dump(sys.argv[1:], record)
-command = next(a.removeprefix("--command=") for a in sys.argv if a.startswith("--command="))
-sys.exit(subprocess.run(["bash", "-c", command], cwd=os.environ["HOME"]).returncode)
+for command in (a.removeprefix("--command=") for a in sys.argv if a.startswith("--command=")):
+    sys.exit(subprocess.run(["bash", "-c", command], cwd=os.environ["HOME"]).returncode)
 """
 
 
@@ -115,8 +120,10 @@ class Bench:
             "CODES": " ".join(map(str, codes)),
             "SLURM_JOB_ID": "77",
         }
+        # A script in Python needs the standard library only. The stub python3 is not meant to run it.
+        interpreter = [] if script.endswith(".sh") else [sys.executable, "-S"]
         job = subprocess.Popen(
-            [LAUNCH / script, *arguments],
+            [*interpreter, LAUNCH / script, *arguments],
             cwd=self.folder,
             env=environment | variables,
             stderr=subprocess.PIPE,
@@ -149,6 +156,14 @@ class Bench:
             assert time.monotonic() < end, f"{name} was not called"
             time.sleep(0.01)
         return json.loads((self.records / name).read_text())
+
+    def variables(self, rank: int) -> list[dict[str, str]]:
+        """The variables JAX_… of each start of a program."""
+        lines = (self.records / f"starts.{rank}").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+    def starts(self, rank: int) -> int:
+        return len(self.variables(rank))
 
     def signals(self, rank: int) -> str:
         return (self.records / f"signals.{rank}").read_text()
