@@ -185,6 +185,7 @@ def test_a_real_job_goes_on_by_itself_when_a_process_is_killed(tmp_path):
     environment = os.environ | {"PYTHON": sys.executable, "PYTHONPATH": root, "JAX_PLATFORMS": "cpu"}
     launcher = (LAUNCH / "local", "--processes=2", "--devices=2", "--restarts=1")
     flags = small(training__steps=400, checkpoint__every=2, evaluation__every=400)
+    flags.append("--config.optimizer.learning_rate=1e-6")  # this small a network would diverge
     job = subprocess.Popen(
         [*launcher, "train", "--config=digits", f"--workdir={tmp_path}/run", *flags],
         env=environment,
