@@ -1,15 +1,22 @@
 """launch/local: several processes on one machine."""
 
+import json
 import os
 import runpy
 import signal
 import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from tests.helpers import small
+from tests.launch.conftest import LAUNCH
+
 LINE = ("train", "--config=configs/digits.py", "--workdir=a run")
-LOCAL = runpy.run_path(str(Path(__file__).parents[2] / "launch/local"), run_name="local")
+LOCAL = runpy.run_path(str(LAUNCH / "local"), run_name="local")
 
 
 @pytest.mark.parametrize(
@@ -170,3 +177,36 @@ def test_a_mistake_in_its_flags_gives_one_line(bench, arguments, said):
     assert (code, printed.count("\n")) == (1, 1)
     assert said in printed
     assert not os.listdir(bench.records)
+
+
+@pytest.mark.slow
+def test_a_real_job_goes_on_by_itself_when_a_process_is_killed(tmp_path):
+    root = str(LAUNCH.parent)
+    environment = os.environ | {"PYTHON": sys.executable, "PYTHONPATH": root, "JAX_PLATFORMS": "cpu"}
+    launcher = (LAUNCH / "local", "--processes=2", "--devices=2", "--restarts=1")
+    flags = small(training__steps=400, checkpoint__every=50, evaluation__every=400)
+    flags.append("--config.optimizer.learning_rate=1e-6")  # this small a network would diverge
+    job = subprocess.Popen(
+        [*launcher, "train", "--config=digits", f"--workdir={tmp_path}/run", *flags],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        end = time.monotonic() + 300
+        while LOCAL["newest"](f"{tmp_path}/run") < 50:
+            assert job.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        children = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
+        os.kill(int(children[1]), signal.SIGKILL)
+        _, printed = job.communicate(timeout=300)
+    finally:
+        job.terminate()
+    assert job.returncode == 0, printed
+    assert printed.count("launch/local: restart 1 of at most 1 without a newer checkpoint") == 1
+    assert LOCAL["newest"](f"{tmp_path}/run") == 400
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in lines if "loss" in line]
+    assert steps == sorted(set(steps))  # each step once, though some were made twice
+    assert steps[-1] == 400
