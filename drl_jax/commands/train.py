@@ -25,7 +25,7 @@ from drl_jax.data.stream import batches
 from drl_jax.errors import UserError
 from drl_jax.evaluation.evaluator import Evaluator
 from drl_jax.evaluation.scores import lower_is_better
-from drl_jax.parallel.consensus import all_processes, on_process_0
+from drl_jax.parallel.consensus import all_processes, on_process_0, together
 from drl_jax.parallel.mesh import describe
 from drl_jax.parallel.preemption import Stop
 from drl_jax.report import provenance
@@ -50,7 +50,15 @@ def train(config: Config, workdir: epath.Path, prepare_command: str, stop: Stop)
     _check_best(config, metrics)
     resume.changes_in_workdir(workdir, config)
     source = open_data(config, prepare_command)
-    with start_job(stop, config.data.batch_size) as placement, ExitStack() as opened:
+    job = start_job(
+        stop,
+        "train",
+        config,
+        workdir=workdir,
+        sources={"config.data": source},
+        batch_size=config.data.batch_size,
+    )
+    with job as placement, ExitStack() as opened:
         is_first = jax.process_index() == 0
         changed = on_process_0(lambda: _take_workdir(opened, config, workdir)) or []
         _logger.info("%s", _overview(config, parts, len(source)))
@@ -58,7 +66,9 @@ def train(config: Config, workdir: epath.Path, prepare_command: str, stop: Stop)
             _logger.info("%s", line)
         sampler = make_sampler(config, parts, placement, stop)
         folder = workdir / "samples" if is_first else None
-        evaluator = make_evaluator(config, metrics, source, parts.shape, placement, sampler, folder)
+        evaluator = together(
+            lambda: make_evaluator(config, metrics, source, parts.shape, placement, sampler, folder)
+        )
         data = fingerprint(source)
         init = jax.jit(parts.init_state, out_shardings=placement.replicated)
         key = placement.replicate(jax.random.key(config.training.seed))
