@@ -1,8 +1,8 @@
 """The cache of compiled programs in jobs of several processes.
 
 JAX reads its cache in every process and writes it in process 0 alone. That serves accelerators with one
-folder for all hosts. Where each host has its own folder, the others compile everything again at each start; so
-do they on CPUs, where the key of a program depends on the process. No setting changes this:
+folder for all hosts. Where each host has its own folder, the others compile everything again at each start.
+So do they on CPUs, where the key of a program depends on the process. No setting changes this:
 `jax_share_binary_between_hosts` sends a program only after a miss, and process 0 does not miss what it wrote.
 """
 

@@ -134,10 +134,12 @@ def meet(job: Job, facts: Mapping[str, Any], limits: Limits, *, failed: str | No
     answer = _lead(job, own, limits) if job.index == 0 else _follow(job, own, limits)
     if isinstance(answer, list):
         return answer
-    verdict = answer.verdict
+    verdict, connection = answer.verdict, answer.connection
     assert verdict is not None
-    if (fault := verdict.get("fault")) is None and answer.connection is not None:
-        return [Peer(0, str(verdict.get("host")), answer.connection)]
+    assert connection is not None
+    if (fault := verdict.get("fault")) is None:
+        return [Peer(0, str(verdict.get("host")), connection)]
+    connection.close()
     raise (Missing if verdict.get("restart") else Refused)(str(fault))
 
 
@@ -160,6 +162,7 @@ def _lead(job: Job, own: _Member, limits: Limits) -> list[Peer] | _Answer:
     for member in members[1:]:
         connection = member.connection
         assert connection is not None
+        connection.settimeout(_PATIENCE)
         with suppress(OSError):  # who is gone now is found by `watch`
             _send(connection, {"fault": fault, "restart": restart, "host": own.host})
         if fault is None:
@@ -168,7 +171,7 @@ def _lead(job: Job, own: _Member, limits: Limits) -> list[Peer] | _Answer:
             connection.close()
     if fault is not None:
         raise (Missing if restart else Refused)(fault)
-    return peers
+    return sorted(peers, key=lambda peer: peer.index)
 
 
 def _listen(job: Job, own: _Member, limits: Limits) -> socket.socket | _Answer:
@@ -217,7 +220,7 @@ def _gather(
         for connection, (_, since) in list(unknown.items()):
             if now - since > _PATIENCE:
                 _drop(connection, unknown, selector)
-        members = [own, *(m for m in members[1:] if m.connection is not None and _is_open(m.connection))]
+        members = [own, *filter(_is_here, members[1:])]
         for key, _ in selector.select(0.1):
             connection = key.fileobj
             assert isinstance(connection, socket.socket)
@@ -263,8 +266,6 @@ def _hear(connection: socket.socket, heard: bytearray) -> _Member | bool | None:
     index, count, facts, failed = (message.get(name) for name in ("rank", "count", "facts", "failed"))
     if type(index) is not int or type(count) is not int or not isinstance(facts, dict):
         return None
-    connection.setblocking(True)
-    connection.settimeout(_PATIENCE)
     with suppress(OSError):
         _send(connection, {"heard": True})
     host = str(message.get("host"))[:100]
@@ -279,14 +280,19 @@ def _drop(
     connection.close()
 
 
-def _is_open(connection: socket.socket) -> bool:
-    """Whether the other end has not hung up; a process that did may come again."""
+def _is_here(member: _Member) -> bool:
+    """Whether a member has not hung up; a process that did may come again."""
+    connection = member.connection
+    assert connection is not None
     try:
-        return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
+        if connection.recv(1, socket.MSG_PEEK) != b"":
+            return True
     except (BlockingIOError, InterruptedError):
         return True
     except OSError:
-        return False
+        pass
+    connection.close()
+    return False
 
 
 def _follow(job: Job, own: _Member, limits: Limits) -> _Answer:
