@@ -38,7 +38,7 @@ def on_process_0(action: Callable[[], Any]) -> Any:
       Its result on process 0, None elsewhere.
 
     Raises:
-      UserError: on process 0 the error that the action raised, elsewhere one that refers to process 0.
+      UserError: on process 0 the error that the action raised, elsewhere one that repeats its line.
     """
     result, refusal = None, None
     if jax.process_index() == 0:
@@ -47,7 +47,8 @@ def on_process_0(action: Callable[[], Any]) -> Any:
         except UserError as error:
             refusal = error
     if not all_processes(refusal is None):
-        raise refusal or UserError("process 0 of the job could not start; its own line says why")
+        said = broadcast(str(refusal))
+        raise refusal or UserError(f"process 0 of the job has failed: {said}")
     return result
 
 
@@ -71,7 +72,7 @@ def together(action: Callable[[], Any]) -> Any:
     failed = [str(index) for index, went_well in enumerate(gather(refusal is None)) if not went_well]
     if failed:
         processes = f"process{'es' * (len(failed) > 1)} {', '.join(failed[:20])}"
-        raise refusal or UserError(f"{processes} of the job could not start; the own line of each says why")
+        raise refusal or UserError(f"{processes} of the job failed; the own line of each says why")
     return result
 
 
