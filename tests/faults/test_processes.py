@@ -5,9 +5,12 @@ import socket
 import time
 
 import pytest
+from etils import epath
 
-from tests.faults.conftest import newest, of_folder
+from drl_jax.checkpoints.orbax import steps
+from tests.faults.conftest import of_folder
 from tests.faults.test_resources import reported
+from tests.helpers import CONFIGS, POINTS
 
 HOST = socket.gethostname()
 LONG = ["--config.training.steps=1000000", "--config.checkpoint.every=1000000"]
@@ -24,11 +27,11 @@ SLURM = {
 
 def test_two_processes_by_the_variables_of_slurm(start, tmp_path):
     # No variable of JAX: address, count and number come from SLURM's.
-    few = ["--config.training.steps=4", "--config.evaluation.metrics=none"]
-    jobs = start("train", tmp_path, *few, processes=2, devices=2, variables=SLURM)
+    points = [f"--config={CONFIGS}/points.py:ring", *POINTS]
+    jobs = start("train", tmp_path, *points, given=False, processes=2, devices=2, variables=SLURM)
     assert [job.ended() for job in jobs] == [0, 0], jobs[0].printed()
     assert "runs on 4 cpu devices in 2 processes" in jobs[0].printed()
-    assert newest(tmp_path).step == 4
+    assert steps(epath.Path(tmp_path / "checkpoints")) == [2]
 
 
 def test_one_process_has_another_config(start, tmp_path):

@@ -318,7 +318,7 @@ def fake_metadata():
                 self.end_headers()
                 self.wfile.write(attributes.get(name, "").encode())
 
-            def log_message(self, *_):
+            def log_message(self, format, *args):
                 pass
 
         servers.append(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
