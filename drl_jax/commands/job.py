@@ -73,7 +73,8 @@ def start_job(
                 _check_shared(workdir, make=command == "train")
             yield place(batch_size)
     except BaseException as error:
-        if watch is not None:
+        # Where another process has ended, the watch must go on: it names that process, and ends this one.
+        if watch is not None and not (isinstance(error, Exception) and is_peer_failure(error)):
             watch.leave(_failure(error))
         raise
     if watch is not None:
@@ -102,7 +103,7 @@ def _failure(error: BaseException) -> str | None:
     """What the other processes are told about an error; None if it is no reason to give up."""
     if isinstance(error, UserError):
         return str(error)
-    if not isinstance(error, Exception) or isinstance(error, Stopped) or is_peer_failure(error):
+    if not isinstance(error, Exception) or isinstance(error, Stopped):
         return None
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
