@@ -363,6 +363,7 @@ def ask(address, **how):
     return job_of(variables, has_tpu=True, metadata=metadata_server(variables, pause=0.0, **how))
 
 
+@pytest.mark.filterwarnings("ignore:'maxsplit' is passed:DeprecationWarning")  # by JAX, under Python 3.13
 @pytest.mark.parametrize("name", VMS)
 def test_a_cloud_tpu_vm(name, fake_metadata, jax_detects):
     attributes, address, count, index = VMS[name]
