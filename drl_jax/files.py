@@ -1,14 +1,18 @@
 """Files of a run: one job at a time may write to a folder, and a file is written as a whole or not at all."""
 
+import json
 import os
 import socket
-from collections.abc import Iterator
+import time
+import uuid
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from etils import epath
 
 from drl_jax.errors import UserError
 
+OWNER = "owner.json"  # in a workdir on an object store
 _LOCK = ".lock"
 
 
@@ -58,6 +62,46 @@ def locked(workdir: epath.Path, name: str = "--workdir") -> Iterator[None]:
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
         yield
+
+
+def take(workdir: epath.Path) -> Callable[[], None]:
+    """Makes this job the owner of a workdir on an object store, where there is no lock.
+
+    The job that came last owns it: the record of a job that is gone must not keep others out. Two jobs that
+    run at once do not mix their files, because the first one stops before its next save.
+
+    Args:
+      workdir: the folder.
+
+    Returns:
+      A function that raises UserError if another job has taken the workdir since.
+
+    Raises:
+      OSError: the record cannot be written, or later not be read.
+    """
+    own = {
+        "job": uuid.uuid4().hex,
+        "by": f"process {os.getpid()} on {socket.gethostname()}",
+        "since": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
+    }
+    write(workdir / OWNER, json.dumps(own, indent=1) + "\n")
+
+    def check() -> None:
+        try:
+            owner = json.loads((workdir / OWNER).read_text())
+        except FileNotFoundError:
+            raise UserError(
+                f"--workdir={workdir} was emptied: its {OWNER} is gone; nothing more is written there"
+            ) from None
+        except ValueError:
+            owner = {}
+        if owner.get("job") != own["job"]:
+            raise UserError(
+                f"--workdir={workdir} was taken by another job ({owner.get('by')}, since "
+                f"{owner.get('since')}); this one stops and writes nothing more"
+            )
+
+    return check
 
 
 def write(path: epath.Path, content: bytes | str) -> None:

@@ -3,8 +3,10 @@
 import json
 import os
 import sys
+import time
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 from drl_jax import __version__
@@ -13,8 +15,11 @@ from drl_jax.config import loading, schema
 from drl_jax.config.overrides import parse
 from drl_jax.config.rules import nearest
 from drl_jax.errors import UserError
+from drl_jax.parallel import rendezvous
+from drl_jax.parallel.environments import this_job
 from drl_jax.parallel.preemption import EXIT_CODE, Stop, Stopped, exit_now, handle_signals, is_peer_failure
 
+_NAMED_WITHIN = 5.0  # seconds in which `parallel.watch` names a process that has ended
 USAGE = """usage: drl-jax COMMAND --config=CONFIG --workdir=DIR [--config.KEY=VALUE ...]
 
 commands:
@@ -43,17 +48,47 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     run the same command again.
     """
     code, all_end = 0, True  # whether all processes of the job end together
+    argv = sys.argv[1:] if argv is None else argv
     with handle_signals() as stop:
         try:
-            run(sys.argv[1:] if argv is None else argv, stop)
+            run(argv, stop)
         except Exception as error:
-            code, message = _explain(error)
+            code, message = _explain(error, stop)
             all_end = isinstance(error, Stopped)
             if message:
-                print(f"drl-jax: {message}", file=sys.stderr)
-        if not all_end and "jax" in sys.modules:  # without JAX, no job was joined
+                print(f"drl-jax: {message}", file=sys.stderr, flush=True)
+            if not is_joined() and argv[:1] != ["prepare"]:
+                tell_others(error, message)
+        if not all_end and is_joined():
             exit_now(code)
     sys.exit(code)
+
+
+def is_joined() -> bool:
+    """Returns whether this process has joined a job."""
+    if "jax" not in sys.modules:
+        return False
+    import jax
+
+    return jax.distributed.is_initialized()
+
+
+def tell_others(error: Exception, line: str) -> None:
+    """Tells the other processes of the job, if there are any, that this one cannot join them.
+
+    They would wait for it otherwise, until their time is up.
+
+    Args:
+      error: why.
+      line: what was printed about it.
+    """
+    if isinstance(error, rendezvous.Refused | rendezvous.Missing | Stopped | KeyboardInterrupt):
+        return  # they know, or they have the same signal
+    with suppress(UserError, rendezvous.Missing):
+        job = this_job()
+        if job is not None and job.count > 1:
+            failed = line or type(error).__name__
+            rendezvous.meet(job, {}, rendezvous.limits(os.environ), failed=failed)
 
 
 def run(argv: Sequence[str], stop: Stop) -> None:
@@ -81,17 +116,24 @@ def run(argv: Sequence[str], stop: Stop) -> None:
     call(command, arguments, stop)
 
 
-def _explain(error: Exception) -> tuple[int, str]:
+def _explain(error: Exception, stop: Stop) -> tuple[int, str]:
     """The exit code, and one line about the error."""
+    is_lost = is_peer_failure(error)
+    if is_lost:
+        time.sleep(_NAMED_WITHIN)  # the watch names the process, and ends this one
+    if is_joined() and not stop.claim_end():
+        time.sleep(60)  # another thread has printed why, and is ending the process
     match error:
         case Stopped():
+            return EXIT_CODE, str(error)
+        case rendezvous.Missing():
             return EXIT_CODE, str(error)
         case UserError():
             return 1, str(error)
         case ImportError():  # a path of gs://… without the package for it
             extra = "; pip install 'drl-jax[gcs]'" if "gcsfs" in str(error) else ""
             return 1, f"{error}{extra}"
-        case RuntimeError() | ValueError() if is_peer_failure(error):
+        case RuntimeError() | ValueError() if is_lost:
             reason = " ".join(str(error).split())[:120]
             kept = "checkpoints are kept; start again to continue"
             return EXIT_CODE, f"another process of the job has ended ({reason}); {kept}"

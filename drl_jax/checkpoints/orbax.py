@@ -181,8 +181,10 @@ def _context() -> ocp.Context:
 class Checkpoints:
     """The checkpoints of a run in progress."""
 
-    def __init__(self, checkpointer: ocp.training.Checkpointer, policy: "_Policy"):
-        self._checkpointer, self._policy = checkpointer, policy
+    def __init__(
+        self, checkpointer: ocp.training.Checkpointer, policy: "_Policy", before_save: Callable[[], object]
+    ):
+        self._checkpointer, self._policy, self._before_save = checkpointer, policy, before_save
         self._saving = -1  # the step of the last save
 
     @property
@@ -205,9 +207,10 @@ class Checkpoints:
           record: JSON.
 
         Raises:
-          UserError: this save or the one before failed.
+          UserError: this save or the one before failed, or another job has taken the folder.
         """
         self.wait()  # separately, so that a failure names the save that it belongs to
+        self._before_save()
         tree = jax.tree.map(_plain, tree)
         arrays = digests.describe(tree)
         for name, digest in digests.digest(tree).items():
@@ -255,10 +258,17 @@ class Checkpoints:
 
 
 @contextmanager
-def open_checkpoints(directory: epath.Path, retention: Retention) -> Iterator[Checkpoints]:
+def open_checkpoints(
+    directory: epath.Path, retention: Retention, *, before_save: Callable[[], object] = lambda: None
+) -> Iterator[Checkpoints]:
     """Opens the checkpoints in `directory`, which is made if need be. One job at a time may do this.
 
     Leaving the context waits for the save in progress. Orbax alone would lose it without an error.
+
+    Args:
+      directory: the folder of checkpoints.
+      retention: which of them are kept.
+      before_save: called in all processes before each save; what it raises prevents the save.
     """
     policy = _Policy(retention)
     always: Any = ocp.training.save_decision_policies.FixedIntervalPolicy(1)
@@ -270,7 +280,7 @@ def open_checkpoints(directory: epath.Path, retention: Retention) -> Iterator[Ch
         cleanup_tmp_directories=True,  # of a job that was killed while it saved
         lightweight_initialize=True,  # damaged metadata is no reason to stop
     )
-    checkpoints = Checkpoints(checkpointer, policy)
+    checkpoints = Checkpoints(checkpointer, policy, before_save)
     try:
         yield checkpoints
         checkpoints.wait()

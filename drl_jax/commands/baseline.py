@@ -18,6 +18,7 @@ from drl_jax.data.sources import has_split
 from drl_jax.errors import UserError
 from drl_jax.evaluation import scores
 from drl_jax.evaluation.features import PUBLIC_SHA256
+from drl_jax.parallel.consensus import together
 from drl_jax.parallel.preemption import Stop
 from drl_jax.report import provenance
 
@@ -45,9 +46,12 @@ def baseline(config: Config, prepare_command: str, stop: Stop) -> None:
             f"config.evaluation.metrics={config.evaluation.metrics} names no metric of samples; name "
             "one, as in fid or frechet_pixels"
         )
-    source = open_data(config, prepare_command)
-    with start_job(stop) as placement:
-        extractors = make_extractors(config, metrics, parts.shape, placement)
+    source, sources = open_data(config, prepare_command), {}
+    test_config = replace(config, data=replace(config.data, split="test"))
+    if has_split(config.data.name, "test", data_dir=config.data.data_dir):
+        sources["the test split"] = open_data(test_config, prepare_command)
+    with start_job(stop, "baseline", config, sources={"config.data": source, **sources}) as placement:
+        extractors = together(lambda: make_extractors(config, metrics, parts.shape, placement))
         reference = read_reference(config, source, metrics, extractors)
         protocol = {
             "reference": about_data(config, source, reference),
@@ -60,10 +64,9 @@ def baseline(config: Config, prepare_command: str, stop: Stop) -> None:
         if "inception_score" in metrics:
             score = scores.compute_scores(["inception_score"], reference.data, reference.data)
             _print(f"{config.data.split} alone", score, known)
-        if not has_split(config.data.name, "test", data_dir=config.data.data_dir):
+        if not sources:
             return
-        test_config = replace(config, data=replace(config.data, split="test"))
-        test_source = open_data(test_config, prepare_command)
+        (test_source,) = sources.values()
         test = read_reference(test_config, test_source, metrics, extractors)
         _logger.info("%d examples of %s test, sha256 %s", len(test_source), config.data.name, test.sha256)
         compared = [name for name in metrics if name != "inception_score"]

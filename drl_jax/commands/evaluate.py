@@ -30,7 +30,7 @@ from drl_jax.evaluation.preview import save_densities
 from drl_jax.evaluation.reference import short_hash
 from drl_jax.evaluation.scores import TOTAL_VARIATION, FeatureSet
 from drl_jax.evaluation.store import SampleStore, draw_missing, read_samples
-from drl_jax.parallel.consensus import barrier, on_process_0
+from drl_jax.parallel.consensus import barrier, on_process_0, together
 from drl_jax.parallel.preemption import Stop
 from drl_jax.report import metrics_log, provenance
 
@@ -62,9 +62,10 @@ def evaluate(config: Config, workdir: epath.Path, prepare_command: str, stop: St
             "frechet_pixels"
         )
     source = open_data(config, prepare_command)
-    with start_job(stop) as placement, ExitStack() as opened:
+    job = start_job(stop, "evaluate", config, workdir=workdir, sources={"config.data": source})
+    with job as placement, ExitStack() as opened:
         checkpoint, model = load_model(workdir, config, parts, placement)
-        extractors = make_extractors(config, metrics, parts.shape, placement)
+        extractors = together(lambda: make_extractors(config, metrics, parts.shape, placement))
         sampler, kind = make_sampler(config, parts, placement, stop), data_kind(config)
         count, save_every = config.evaluation.num_samples, config.evaluation.save_every
         if save_every > count:

@@ -1,44 +1,189 @@
 """What every command that computes does first: join the job, place the devices, print from process 0."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import socket
+import time
+import uuid
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import jax
 from etils import epath
 
+from drl_jax import files
 from drl_jax.checkpoints.orbax import FOLDER, Checkpoint, load, steps
 from drl_jax.checkpoints.quiet import silence_orbax
 from drl_jax.config import resume, schema
 from drl_jax.config.build import Components
 from drl_jax.config.schema import Config
 from drl_jax.core.model import Model
+from drl_jax.data.sources import Source, fingerprint
 from drl_jax.errors import UserError
 from drl_jax.machine import machine_type
+from drl_jax.parallel import compile_cache
+from drl_jax.parallel.consensus import broadcast, gather, on_process_0
 from drl_jax.parallel.mesh import Placement, place
-from drl_jax.parallel.preemption import Stop, exit_delay
+from drl_jax.parallel.preemption import Stop, Stopped, exit_delay, is_peer_failure
 from drl_jax.parallel.sampler import ShardedSampler
-from drl_jax.parallel.startup import start_devices
+from drl_jax.parallel.startup import join_job
+from drl_jax.report import provenance
 from drl_jax.report.console import console
+
+_OWN_PATHS = ("data.data_dir", "data.path", "evaluation.inception_weights")  # each host may have its own
+_SEEN_WITHIN = 45.0  # seconds in which a new file appears on all hosts that share a folder
 
 
 @contextmanager
-def start_job(stop: Stop, batch_size: int = 0, microbatches: int = 1) -> Iterator[Placement]:
-    """Starts the devices of all processes, and prints from process 0 inside this context.
+def start_job(
+    stop: Stop,
+    command: str,
+    config: Config,
+    *,
+    workdir: epath.Path | None = None,
+    sources: Mapping[str, Source] | None = None,
+    batch_size: int = 0,
+) -> Iterator[Placement]:
+    """Joins the other processes of the job, and prints from process 0 inside this context.
+
+    The processes compare what they are about to do: the command, the config, the workdir, the data, and the
+    versions of the program and of JAX. Where they differ, all of them end before anything is computed.
 
     Args:
       stop: gets the delay with which this process exits.
+      command: the name of the command.
+      config: the config.
+      workdir: the folder of the run, which all processes must see.
+      sources: the data that the command reads, by the name that a message gives them.
       batch_size: rows of a batch, which must divide over the devices; 0 if there is no batch.
-      microbatches: parts of the rows of each device.
 
     Raises:
-      UserError: the environment describes an impossible job, or the batch does not divide.
+      UserError: the environment describes an impossible job, its processes do not fit together, or the batch
+        does not divide.
+      Missing: not all processes came in time.
     """
-    start_devices(batch_size // microbatches)
+    microbatches = config.training.microbatches
+    watch = join_job(batch_size // microbatches, lambda: _facts(command, config, workdir, sources or {}), stop)
     stop.exit_delay = exit_delay()
-    with console():
-        yield place(batch_size, microbatches=microbatches)
+    try:
+        with console():
+            _share_compiled_programs()
+            if workdir is not None and jax.process_count() > 1 and files.is_local(workdir):
+                _check_shared(workdir, make=command == "train")
+            yield place(batch_size, microbatches=microbatches)
+    except BaseException as error:
+        # Where another process has ended, the watch must go on: it names that process, and ends this one.
+        if watch is not None and not (isinstance(error, Exception) and is_peer_failure(error)):
+            watch.leave(_failure(error))
+        raise
+    if watch is not None:
+        watch.leave(None)
+
+
+def _facts(
+    command: str, config: Config, workdir: epath.Path | None, sources: Mapping[str, Source]
+) -> dict[str, Any]:
+    """What must be equal in all processes of a job, by the name that a message gives it."""
+    settings = schema.flatten(schema.to_dict(config))
+    facts = {f"config.{key}": value for key, value in settings.items() if key not in _OWN_PATHS}
+    about = provenance.versions()
+    facts |= {"the command": command, "--workdir": None if workdir is None else str(workdir)}
+    facts |= {f"the version of {name}": about["versions"][name] for name in ("drl_jax", "jax")}
+    if about["commit"] is not None:
+        facts["the commit of drl_jax"] = about["commit"]
+    for name, source in sources.items():
+        data = fingerprint(source)
+        facts[f"the number of examples of {name}"] = data["examples"]
+        facts[f"the SHA-256 of 16 examples of {name}"] = data["sha256_of_16"]
+    return facts
+
+
+def _failure(error: BaseException) -> str | None:
+    """What the other processes are told about an error; None if it is no reason to give up."""
+    if isinstance(error, UserError):
+        return str(error)
+    if not isinstance(error, Exception) or isinstance(error, Stopped):
+        return None
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
+def _check_shared(workdir: epath.Path, *, make: bool) -> None:
+    """Checks that all processes see what process 0 writes in the workdir.
+
+    Args:
+      workdir: the folder of the run.
+      make: whether to make it if it does not exist; if not, it is left to others to complain.
+
+    Raises:
+      UserError: in all processes, if one does not see it.
+    """
+    if not broadcast(make or workdir.exists()):
+        return
+    seen = _see_file_of_process_0(workdir, "--workdir", wait=_SEEN_WITHIN)
+    if blind := [str(index) for index, sees in enumerate(seen) if not sees]:
+        raise UserError(
+            f"--workdir={workdir} is not one folder for all processes of the job: process "
+            f"{', '.join(blind[:20])} does not see what process 0 writes there; take a folder that all hosts "
+            "share"
+        )
+
+
+def _share_compiled_programs() -> None:
+    """Lets this process write the cache of compiled programs, if no other writes what it will look for."""
+    folder = jax.config.values["jax_compilation_cache_dir"]
+    if not folder or jax.process_count() == 1 or not files.is_local(epath.Path(folder)):
+        return
+    if jax.default_backend() == "cpu":  # each process has its own keys
+        compile_cache.write_here(jax.process_index())
+        return
+    hosts = gather(zlib.crc32(socket.gethostname().encode()))
+    is_first_on_host = hosts.index(hosts[jax.process_index()]) == jax.process_index()
+    with suppress(UserError):  # process 0 has no cache
+        seen = _see_file_of_process_0(epath.Path(folder), "the folder of the cache", wait=0.0)
+        if is_first_on_host and not seen[jax.process_index()]:
+            compile_cache.write_here(jax.process_index())
+
+
+def _see_file_of_process_0(folder: epath.Path, name: str, *, wait: float) -> list[bool]:
+    """Writes a file in process 0 and looks for it in all of them.
+
+    Args:
+      folder: where.
+      name: what a message calls the folder.
+      wait: seconds in which it must appear.
+
+    Returns:
+      For each process whether it saw the file.
+
+    Raises:
+      UserError: in all processes, if process 0 cannot write there.
+    """
+    file = folder / broadcast(f".seen-{uuid.uuid4().hex[:12]}")
+
+    def write() -> None:
+        try:
+            files.write(file, "")
+        except OSError as error:
+            raise UserError(f"{name}={folder} cannot be written: {error.strerror or error}") from None
+
+    on_process_0(write)
+    end = time.monotonic() + wait
+    # A network file system answers from its memory for a while; listing a folder makes it ask again.
+    while not (sees := _is_listed(file)) and time.monotonic() < end:
+        time.sleep(0.5)
+    seen = [bool(each) for each in gather(sees)]
+    if jax.process_index() == 0:
+        file.unlink(missing_ok=True)
+    return seen
+
+
+def _is_listed(file: epath.Path) -> bool:
+    try:
+        return any(path.name == file.name for path in file.parent.iterdir())
+    except OSError:
+        return False
 
 
 def configure_jax(config: Config) -> None:

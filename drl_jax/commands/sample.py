@@ -27,7 +27,7 @@ def sample(config: Config, workdir: epath.Path, stop: Stop) -> None:
       UserError: there is no such checkpoint.
     """
     parts = build(config)
-    with start_job(stop) as placement:
+    with start_job(stop, "sample", config, workdir=workdir) as placement:
         checkpoint, model = load_model(workdir, config, parts, placement)
         sampler, kind = make_sampler(config, parts, placement, stop), data_kind(config)
 

@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -25,7 +25,7 @@ from drl_jax.data.stream import batches
 from drl_jax.errors import UserError
 from drl_jax.evaluation.evaluator import Evaluator
 from drl_jax.evaluation.scores import lower_is_better
-from drl_jax.parallel.consensus import all_processes, on_process_0
+from drl_jax.parallel.consensus import all_processes, on_process_0, together
 from drl_jax.parallel.mesh import describe
 from drl_jax.parallel.preemption import Stop
 from drl_jax.report import provenance
@@ -50,16 +50,26 @@ def train(config: Config, workdir: epath.Path, prepare_command: str, stop: Stop)
     _check_best(config, metrics)
     resume.changes_in_workdir(workdir, config)
     source = open_data(config, prepare_command)
-    rows, microbatches = config.data.batch_size, config.training.microbatches
-    with start_job(stop, rows, microbatches) as placement, ExitStack() as opened:
+    job = start_job(
+        stop,
+        "train",
+        config,
+        workdir=workdir,
+        sources={"config.data": source},
+        batch_size=config.data.batch_size,
+    )
+    with job as placement, ExitStack() as opened:
         is_first = jax.process_index() == 0
-        changed = on_process_0(lambda: _take_workdir(opened, config, workdir)) or []
+        taken = on_process_0(lambda: _take_workdir(opened, config, workdir))
+        changed, check_owner = taken or ([], None)
         _logger.info("%s", _overview(config, parts, len(source)))
         for line in changed:
             _logger.info("%s", line)
         sampler = make_sampler(config, parts, placement, stop)
         folder = workdir / "samples" if is_first else None
-        evaluator = make_evaluator(config, metrics, source, parts.shape, placement, sampler, folder)
+        evaluator = together(
+            lambda: make_evaluator(config, metrics, source, parts.shape, placement, sampler, folder)
+        )
         data = fingerprint(source)
         init = jax.jit(parts.init_state, out_shardings=placement.replicated)
         key = placement.replicate(jax.random.key(config.training.seed))
@@ -84,7 +94,9 @@ def train(config: Config, workdir: epath.Path, prepare_command: str, stop: Stop)
             placement=placement,
             checkpoints=opened.enter_context(
                 open_checkpoints(
-                    workdir / FOLDER, Retention(config.checkpoint.keep, config.checkpoint.keep_every)
+                    workdir / FOLDER,
+                    Retention(config.checkpoint.keep, config.checkpoint.keep_every),
+                    before_save=_owner_check(workdir, check_owner),
                 )
             ),
             log=opened.enter_context(open_log(workdir)) if is_first else NullLog(),
@@ -176,17 +188,29 @@ def _check_best(config: Config, metrics: list[str]) -> None:
         )
 
 
-def _take_workdir(opened: ExitStack, config: Config, workdir: epath.Path) -> list[str]:
-    """Locks the workdir and saves the config in it. Returns the changes since the run began."""
+def _take_workdir(
+    opened: ExitStack, config: Config, workdir: epath.Path
+) -> tuple[list[str], Callable[[], None] | None]:
+    """Locks the workdir and saves the config in it.
+
+    Returns the changes since the run began, and what checks that no other job has taken the workdir; None
+    where there is a lock.
+    """
     opened.enter_context(files.locked(workdir))
-    if not files.is_local(workdir):
-        _logger.info("--workdir=%s cannot be locked: make sure that no other job uses it", workdir)
     changed = resume.changes_in_workdir(workdir, config)
     try:
         schema.save(config, workdir / schema.FILE)
+        check = None if files.is_local(workdir) else files.take(workdir)
     except OSError as error:
         raise UserError(f"--workdir={workdir} cannot be written: {error.strerror or error}") from None
-    return changed
+    return changed, check
+
+
+def _owner_check(workdir: epath.Path, check: Callable[[], None] | None) -> Callable[[], object]:
+    """What all processes call before a save: process 0 checks the owner of the workdir."""
+    if files.is_local(workdir):
+        return lambda: None
+    return lambda: on_process_0(lambda: check and check())
 
 
 def _overview(config: Config, parts: Components, num_examples: int) -> str:

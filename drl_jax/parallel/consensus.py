@@ -11,9 +11,16 @@ from jax.experimental import multihost_utils
 from drl_jax.errors import UserError
 
 
+def gather(value: int) -> list[int]:
+    """Returns the values of all processes, in the order of the processes; each from 0 to 2³² − 1."""
+    if jax.process_count() == 1:
+        return [value]
+    return [int(each) for each in multihost_utils.process_allgather(np.array([value], np.uint32)).ravel()]
+
+
 def all_processes(flag: bool) -> bool:
     """Returns whether `flag` is true in all processes."""
-    return flag if jax.process_count() == 1 else bool(np.all(multihost_utils.process_allgather(flag)))
+    return all(gather(flag))
 
 
 def barrier() -> None:
@@ -31,7 +38,7 @@ def on_process_0(action: Callable[[], Any]) -> Any:
       Its result on process 0, None elsewhere.
 
     Raises:
-      UserError: on process 0 the error that the action raised, elsewhere one that refers to process 0.
+      UserError: on process 0 the error that the action raised, elsewhere one that repeats its line.
     """
     result, refusal = None, None
     if jax.process_index() == 0:
@@ -40,7 +47,32 @@ def on_process_0(action: Callable[[], Any]) -> Any:
         except UserError as error:
             refusal = error
     if not all_processes(refusal is None):
-        raise refusal or UserError("process 0 of the job could not start; its own line says why")
+        said = broadcast(str(refusal))
+        raise refusal or UserError(f"process 0 of the job has failed: {said}")
+    return result
+
+
+def together(action: Callable[[], Any]) -> Any:
+    """Runs an action in every process.
+
+    Args:
+      action: what to run.
+
+    Returns:
+      Its result in this process.
+
+    Raises:
+      UserError: if the action raised one in any process; where it did not, one that names those processes.
+    """
+    result, refusal = None, None
+    try:
+        result = action()
+    except UserError as error:
+        refusal = error
+    failed = [str(index) for index, went_well in enumerate(gather(refusal is None)) if not went_well]
+    if failed:
+        processes = f"process{'es' * (len(failed) > 1)} {', '.join(failed[:20])}"
+        raise refusal or UserError(f"{processes} of the job failed; the own line of each says why")
     return result
 
 

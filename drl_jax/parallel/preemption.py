@@ -26,7 +26,7 @@ from contextlib import contextmanager, suppress
 EXIT_CODE = 42  # "start me again": JobSet and SLURM scripts read it as preemption
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _ECHO = 1.0  # seconds: a terminal and a launcher may both send the same signal
-_EXIT_DELAY = 2.0  # seconds
+EXIT_DELAY = 2.0  # seconds by which process 0 outlives the others
 
 
 class Stopped(Exception):
@@ -48,6 +48,7 @@ class Stop:
         self._busy = False
         self._time = -math.inf
         self._lock = threading.Lock()
+        self._ending = threading.Lock()
 
     @property
     def busy(self) -> bool:
@@ -70,9 +71,25 @@ class Stop:
                 _print(f"{name}: saving, then stopping; a second signal stops at once")
             elif time.monotonic() - self._time > _ECHO:
                 kept = "checkpoints are kept" if self.requested else "there was no unsaved work"
-                _print(f"{name}: stopped, {kept}; start again to continue")
-                time.sleep(self.exit_delay)
-                os._exit(EXIT_CODE)
+                line = f"{name}: stopped, {kept}; start again to continue"
+                self.end_process(line, EXIT_CODE, self.exit_delay)
+
+    def claim_end(self) -> bool:
+        """Returns True to the first thread that is about to print why the process ends, and to no other."""
+        return self._ending.acquire(blocking=False)
+
+    def end_process(self, line: str, code: int, delay: float) -> None:
+        """Prints a line and exits at once, unless another thread ends the process already.
+
+        Args:
+          line: why.
+          code: the exit code.
+          delay: seconds between the two.
+        """
+        if self.claim_end():
+            _print(line)
+            time.sleep(delay)
+            os._exit(code)
 
 
 @contextmanager
@@ -167,7 +184,7 @@ def exit_delay() -> float:
     """Returns the seconds by which the coordinating process of a job should outlive the others."""
     import jax
 
-    return _EXIT_DELAY if jax.process_count() > 1 and jax.process_index() == 0 else 0.0
+    return EXIT_DELAY if jax.process_count() > 1 and jax.process_index() == 0 else 0.0
 
 
 def is_peer_failure(error: Exception) -> bool:

@@ -10,7 +10,6 @@ import sys
 import time
 
 import jax
-from jax._src import compiler, distributed
 
 from drl_jax import files, main
 from drl_jax.checkpoints import orbax
@@ -42,28 +41,9 @@ def run(argv: list[str], printed: str, environment: dict[str, str], faults: dict
     os.environ.update(environment)
     jax.config.update("jax_num_cpu_devices", int(environment.get("DEVICES", "2")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    _every_process_writes_the_compilation_cache()
     for name, settings in faults.items():
         globals()[name](**settings)
     main.main(argv)
-
-
-def _every_process_writes_the_compilation_cache() -> None:
-    """Lets process 1 of a job start as fast as process 0.
-
-    JAX writes the cache in process 0 alone, and on CPUs the key of a program depends on the process: process
-    1 would compile everything at each start.
-    """
-    write, job = compiler._cache_write, distributed.global_state
-
-    def as_process_0(*arguments):
-        index, job.process_id = job.process_id, 0
-        try:
-            write(*arguments)
-        finally:
-            job.process_id = index
-
-    compiler._cache_write = as_process_0
 
 
 def poison(steps: list[int], factor: float, attempts: int = 1) -> None:

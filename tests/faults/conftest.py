@@ -106,27 +106,48 @@ def of_folder(path: Path) -> list[str]:
 def start(shared, tmp_path):
     """start(command, workdir, *overrides, processes=1, devices=2, **faults) -> jobs, killed at the end.
 
-    `faults` are those of process `only`, or of all."""
+    `faults` are those of process `only`, or of all. `own` are overrides by process. `variables` are more
+    variables, with {rank} and {port}; SLURM's replace those of JAX. `ranks` are the processes that start; all
+    by default."""
     jobs = []
 
     def start(
-        command, workdir, *overrides, processes=1, devices=2, cached=True, given=True, only=None, **faults
+        command,
+        workdir,
+        *overrides,
+        processes=1,
+        devices=2,
+        cached=True,
+        given=True,
+        only=None,
+        own=None,
+        variables=None,
+        ranks=None,
+        **faults,
     ) -> list[Job]:
         environment = {**shared, "DEVICES": str(devices)}
         if not cached:
             environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
+        variables, port = variables or {}, 0
         if processes > 1:
             with socket.socket() as free:
                 free.bind(("localhost", 0))
-                address = f"localhost:{free.getsockname()[1]}"
-            environment |= {"JAX_NUM_PROCESSES": str(processes), "JAX_COORDINATOR_ADDRESS": address}
+                port = free.getsockname()[1]
+        if processes > 1 and "SLURM_PROCID" not in variables:
+            variables = {
+                "JAX_NUM_PROCESSES": str(processes),
+                "JAX_COORDINATOR_ADDRESS": "localhost:{port}",
+                "JAX_PROCESS_ID": "{rank}",
+                **variables,
+            }
         tiny = TINY if command == "train" and given else []
-        for rank in range(processes):
+        ranks = range(processes) if ranks is None else ranks
+        for rank in ranks:
             printed = tmp_path / f"{len(jobs)}.txt"
-            own = {**environment, "JAX_PROCESS_ID": str(rank)} if processes > 1 else environment
-            argv = [command, *tiny, f"--workdir={workdir}", *overrides]
-            jobs.append(Job(argv, printed, own, faults if only in (None, rank) else {}))
-        return jobs[-processes:]
+            named = {name: text.format(rank=rank, port=port) for name, text in variables.items()}
+            argv = [command, *tiny, f"--workdir={workdir}", *overrides, *(own or {}).get(rank, ())]
+            jobs.append(Job(argv, printed, environment | named, faults if only in (None, rank) else {}))
+        return jobs[-len(ranks) :]
 
     yield start
     for job in jobs:

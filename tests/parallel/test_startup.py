@@ -1,83 +1,66 @@
-"""Which environments describe a job, and how this process joins it."""
+"""How this process joins the job that its environment describes."""
+
+from types import SimpleNamespace
 
 import jax
 import pytest
 
 from drl_jax.errors import UserError
 from drl_jax.parallel import startup
+from drl_jax.parallel.environments import Job
+from drl_jax.parallel.preemption import Stop
+from drl_jax.parallel.rendezvous import Limits
 
-VARIABLES = [
-    *("JAX_NUM_PROCESSES", "JAX_COORDINATOR_ADDRESS", "JAX_PROCESS_ID", "JAX_PLATFORMS"),
-    *("SLURM_NTASKS", "SLURM_PROCID", "OMPI_COMM_WORLD_SIZE", "TPU_WORKER_HOSTNAMES"),
-    "MEGASCALE_COORDINATOR_ADDRESS",
-]
+JOB = Job("host:12", 2, 1, "a test", (3,))
 
 
 @pytest.fixture
 def join(monkeypatch):
-    """join(has_tpu=False, **variables) -> (number of processes, the calls of jax.distributed.initialize)."""
-    for name in VARIABLES:
-        monkeypatch.delenv(name, raising=False)
-    calls = []
-    monkeypatch.setattr(jax.distributed, "initialize", lambda *arguments: calls.append(arguments))
-    monkeypatch.setattr(jax.config, "update", lambda *_: None)
-    # Asking for the number of processes would start the devices before the CPU is split.
-    monkeypatch.setattr(jax, "process_count", lambda: pytest.fail("devices were started too early"))
+    """join(job, devices_of=…) -> what was done, in order."""
+    done = []
+    monkeypatch.setattr(startup, "limits", lambda environment: Limits(join=5))
+    monkeypatch.setattr(startup, "meet", lambda job, facts, limits: done.append(("meet", facts)) or [])
+    monkeypatch.setattr(startup, "provide_threads", lambda count: None)
+    monkeypatch.setattr(startup, "num_cores", lambda: 6)
+    update = lambda name, value: done.append((name, value))
+    monkeypatch.setattr(jax, "config", SimpleNamespace(values={"jax_num_cpu_devices": -1}, update=update))
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *a, **named: done.append((*a, named)))
 
-    def join(has_tpu=False, **variables):
-        monkeypatch.setattr(startup, "has_tpu", lambda: has_tpu)
-        for name, value in variables.items():
-            monkeypatch.setenv(name, value)
-        return startup._join(), calls
+    def join(job, processes=1):
+        def count():
+            done.append("the devices start")
+            return processes
+
+        monkeypatch.setattr(jax, "process_count", count)
+        monkeypatch.setattr(startup, "this_job", lambda: job)
+        startup.join_job(8, lambda: {"a": 1}, Stop())
+        return done
 
     return join
 
 
 def test_one_process_joins_nothing(join):
-    assert join() == (1, [])
+    assert join(None) == [("jax_num_cpu_devices", 4)]  # the largest number up to 6 that divides 8
 
 
-def test_a_job_described_by_hand(join):
-    given = {"JAX_NUM_PROCESSES": "2", "JAX_COORDINATOR_ADDRESS": "host:12", "JAX_PROCESS_ID": "1"}
-    assert join(**given) == (2, [("host:12", 2, 1)])
+def test_a_job_is_joined_by_explicit_arguments(join):
+    # The processes meet before JAX is told, and the devices start after the CPU is split.
+    assert join(JOB, 2) == [
+        ("meet", {"a": 1}),
+        ("jax_enable_preemption_service", False),
+        ("host:12", 2, 1, [3], {"cluster_detection_method": "deactivate"}),
+        ("jax_num_cpu_devices", 4),
+        "the devices start",
+    ]
 
 
-@pytest.mark.parametrize(
-    ("variables", "count"),
-    [
-        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "3"}, 4),
-        ({"OMPI_COMM_WORLD_SIZE": "2"}, 2),
-        ({"TPU_WORKER_HOSTNAMES": "a,b"}, 1),
-        ({"MEGASCALE_COORDINATOR_ADDRESS": "a"}, 1),
-    ],
-)
-def test_jobs_that_jax_knows(variables, count, join):
-    assert join(**variables) == (count, [()])
+def test_the_devices_of_a_tpu_are_not_counted_before(join):
+    tpu = Job("host:12", 4, 0, "TPU_WORKER_HOSTNAMES", is_tpu=True)
+    done = join(tpu, 4)
+    assert "jax_num_cpu_devices" not in [each[0] for each in done]
+    assert done[2] == ("host:12", 4, 0, None, {"cluster_detection_method": "deactivate"})
 
 
-def test_a_cloud_tpu_vm_is_always_joined(join):
-    # No variable names its other hosts: JAX asks the metadata server.
-    assert join(has_tpu=True) == (1, [()])
-
-
-def test_a_cpu_run_on_a_tpu_vm_joins_nothing(join):
-    assert join(has_tpu=True, JAX_PLATFORMS="cpu") == (1, [])
-
-
-@pytest.mark.parametrize("variables", [{"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, {"SLURM_NTASKS": "4"}])
-def test_an_allocation_with_one_process_joins_nothing(variables, join):
-    assert join(**variables) == (1, [])
-
-
-@pytest.mark.parametrize(
-    ("variables", "message"),
-    [
-        ({"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"}, "JAX_COORDINATOR_ADDRESS is not"),
-        ({"JAX_NUM_PROCESSES": "2", "JAX_COORDINATOR_ADDRESS": "a:1"}, "JAX_PROCESS_ID is not"),
-        ({"SLURM_NTASKS": "", "SLURM_PROCID": "0"}, "SLURM_NTASKS= is not possible"),
-        ({"OMPI_COMM_WORLD_SIZE": "two"}, "OMPI_COMM_WORLD_SIZE=two is not possible"),
-    ],
-)
-def test_a_job_that_is_not_possible(variables, message, join):
-    with pytest.raises(UserError, match=message):
-        join(**variables)
+def test_devices_of_another_number_of_processes_are_refused(join):
+    with pytest.raises(UserError, match=r"a test describes a job of 2 processes, .* those of 1"):
+        join(JOB, 1)
