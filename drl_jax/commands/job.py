@@ -65,7 +65,8 @@ def start_job(
       Missing: not all processes came in time.
     """
     microbatches = config.training.microbatches
-    watch = join_job(batch_size // microbatches, lambda: _facts(command, config, workdir, sources or {}), stop)
+    facts = lambda: _facts(command, config, workdir, sources or {})
+    watch = join_job(batch_size // microbatches, facts, stop)
     stop.exit_delay = exit_delay()
     try:
         with console():

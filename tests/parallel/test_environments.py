@@ -128,7 +128,7 @@ ALONE = {
     },
     "a step of one task in a larger allocation": {**SLURM, "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"},
     "JAX_NUM_PROCESSES=1": {**SLURM, "JAX_NUM_PROCESSES": "1"},
-    "launch/local.sh 1": {**HAND, "JAX_NUM_PROCESSES": "1", "JAX_PROCESS_ID": "0"},
+    "launch/local": {**HAND, "JAX_NUM_PROCESSES": "1", "JAX_PROCESS_ID": "0"},
     "one node of xpk": {**XPK_GPU, "NNODES": "1", "NODE_RANK": "0"},
     "one node of the recipes": {**RECIPES, "NNODES": "1", "WORLD_SIZE": "8", "JOB_COMPLETION_INDEX": "0"},
     "one node of SkyPilot": {**SKYPILOT, "SKYPILOT_NUM_NODES": "1", "SKYPILOT_NODE_RANK": "0"},
