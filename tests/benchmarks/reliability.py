@@ -200,7 +200,7 @@ def full_state() -> list[tuple[str, str]]:
 
 
 def main() -> None:
-    configure_jax()
+    configure_jax(parse(["--config=digits"]).config)
     print(f"{platform.processor() or platform.machine()}, jax {jax.__version__}")
     for table in (overhead, full_state):
         for name, value in table():
