@@ -1,7 +1,9 @@
 """A plan: what a config needs on a topology."""
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from math import floor
 from typing import NamedTuple
 
@@ -94,6 +96,14 @@ def make_plan(
     counts = compiler.count(_request("count", config, topology, rows=rows))
     step = sampler = None
     small: list[Compiled] = []
+
+    @cache
+    def compile_smaller(batch_size: int) -> list[Compiled]:
+        return [
+            compiler.compile(_request("compile", c, topology))
+            for c in _smaller(_with_batch(config, batch_size))
+        ]
+
     if topology.kind != "tpu":
         available = topology.chip.memory if topology.chip else 0.0
         peak = _peak_by_formula(config, counts)
@@ -109,7 +119,7 @@ def make_plan(
                 request = _request("compile", config, topology, program="sampler", is_quick=False)
                 sampler = compiler.compile(request)
         else:
-            small = [compiler.compile(_request("compile", c, topology)) for c in _smaller(config)]
+            small = compile_smaller(config.data.batch_size)
             peak = _extrapolate(config, small)
             peak_from = "the step, compiled with less effort"
             if len(small) > 1:
@@ -117,7 +127,14 @@ def make_plan(
             collectives = list(small[-1].collectives)
     largest = None
     if finds_largest or (available and peak > available):
-        largest = _largest(config, topology, compiler, counts, available)
+
+        def peak_of(rows: int) -> float:
+            if topology.kind == "tpu":
+                return _extrapolate(config, compile_smaller(rows * topology.num_devices))
+            request = _request("count", config, topology, rows=rows)
+            return _peak_by_formula(config, compiler.count(request))
+
+        largest = _largest(peak_of, rows, config.training.microbatches, available)
     times = None
     if topology.chip is not None:
         times = step_times(
@@ -236,28 +253,28 @@ def _peak_by_formula(config: Config, counts: Counts) -> float:
     return counts.state + gradients * 4 * counts.parameters + counts.residuals
 
 
-def _largest(config: Config, topology: Topology, compiler: Compiler, counts: Counts, available: float) -> int:
+def _largest(peak_of: Callable[[int], float], rows: int, parts: int, available: float) -> int:
     """The most rows on a device that fit: a straight line through the peaks of two batches.
 
     A compiler saves memory where it must, so somewhat more may fit.
+
+    Args:
+      peak_of: rows -> bytes.
+      rows: where to begin.
+      parts: the result is a multiple of this.
+      available: bytes of a device.
     """
-    parts = config.training.microbatches
-    first = _rows(config, topology)
-
-    def peak(rows: int) -> float:
-        batch = replace(config, data=replace(config.data, batch_size=rows * topology.num_devices))
-        if topology.kind != "tpu":
-            return _peak_by_formula(config, compiler.count(_request("count", batch, topology, rows=rows)))
-        small = [compiler.compile(_request("compile", c, topology)) for c in _smaller(batch)]
-        return _extrapolate(batch, small)
-
     # Of batches that fit: the needs of others count what the compiler could not place.
-    few = first
-    while few > parts and peak(few) > available:
+    few = rows
+    while few > parts and peak_of(few) > available:
         few = max(few // 4 // parts, 1) * parts
     many = 2 * few
-    fixed, more = peak(few), peak(many)
+    fixed, more = peak_of(few), peak_of(many)
     if fixed > available:
         return 0
     per_row = max((more - fixed) / (many - few), 1.0)
     return floor((few + (available - fixed) / per_row) / parts) * parts
+
+
+def _with_batch(config: Config, batch_size: int) -> Config:
+    return replace(config, data=replace(config.data, batch_size=batch_size))
