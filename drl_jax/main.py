@@ -124,19 +124,17 @@ def _explain(error: Exception, stop: Stop) -> tuple[int, str]:
     if is_joined() and not stop.claim_end():
         time.sleep(60)  # another thread has printed why, and is ending the process
     match error:
-        case Stopped():
+        case Stopped() | rendezvous.Missing():
             return EXIT_CODE, str(error)
-        case rendezvous.Missing():
-            return EXIT_CODE, str(error)
+        case _ if is_lost:
+            reason = " ".join(str(error).split())[:120]
+            kept = "checkpoints are kept; start again to continue"
+            return EXIT_CODE, f"another process of the job has ended ({reason}); {kept}"
         case UserError():
             return 1, str(error)
         case ImportError():  # a path of gs://… without the package for it
             extra = "; pip install 'drl-jax[gcs]'" if "gcsfs" in str(error) else ""
             return 1, f"{error}{extra}"
-        case RuntimeError() | ValueError() if is_lost:
-            reason = " ".join(str(error).split())[:120]
-            kept = "checkpoints are kept; start again to continue"
-            return EXIT_CODE, f"another process of the job has ended ({reason}); {kept}"
         case BrokenPipeError():  # nobody reads the output; what Python still flushes is discarded too
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1, ""

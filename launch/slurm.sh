@@ -10,7 +10,7 @@
 # One task per GPU, every task sees all GPUs of its node (not --gpus-per-task: its numbering differs from JAX's).
 #   sbatch --nodes=2 launch/slurm.sh train --config=configs/cifar10.py:t6 --workdir=/shared/runs/t6
 # Runs .venv/bin/python if there is one where it was submitted, else the python of the PATH; PYTHON=… names another.
-# JAX reads the job's layout from SLURM's own variables.
+# The program reads the job's layout from SLURM's own variables.
 # Three minutes before its time is up, or when it is preempted, the job saves its state and queues again. It also
 # queues again when a task was lost (killed, out of memory, its node is gone). It ends with exit code 1 when a task
 # failed so that a restart will not help, and after MAX_RESTARTS (20) restarts in a row without a newer checkpoint.

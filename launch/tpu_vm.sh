@@ -4,12 +4,13 @@
 #
 #   git archive --format=tar.gz HEAD | gcloud storage cp - gs://bucket/drl_jax.tar.gz
 #   export TPU=t6 ZONE=us-east5-b
-#   export SOURCE=gs://bucket/drl_jax.tar.gz
+#   export SOURCE=gs://bucket/drl_jax.tar.gz DATA=gs://bucket/data/cifar10
 #   launch/tpu_vm.sh create v6e:4x4 --spot -- train --config=cifar10:t6 --workdir=gs://bucket/t6
 #   launch/tpu_vm.sh log
 #   launch/tpu_vm.sh delete
 #
-# create   asks for a slice. Each host then runs launch/tpu_vm_startup: it installs SOURCE and runs the command, again
+# create   asks for a slice. Each host then runs launch/tpu_vm_startup: it installs SOURCE, copies the data set DATA (a
+#          folder as `drl-jax prepare` makes it; leave DATA out where the config needs none) and runs the command, again
 #          after each exit code 42 and after each reboot. What stands before -- goes to gcloud, as --spot, --reserved,
 #          --service-account=S, --valid-until-duration=6h, --internal-ips, or --node-count=2 --node-prefix=P for two
 #          slices. RUNTIME=… names another runtime version than that of the table below.
@@ -19,14 +20,14 @@
 # delete   deletes the slice and its request.
 #
 # A preempted spot slice is SUSPENDED for good: delete it and run the same create again. The job continues from the
-# checkpoints in its workdir. SOURCE must be readable by the hosts' service account.
+# checkpoints in its workdir. The hosts' service account must be able to read SOURCE and DATA.
 #
 # Compute Engine (all TPUs, 7x too) starts a lost slice again by itself, with the same startup script:
 #   gcloud compute resource-policies create workload-policy t6 --type=HIGH_THROUGHPUT --accelerator-topology=4x4 \
 #     --accelerator-topology-mode=AUTO_CONNECT --region=us-east5
 #   gcloud compute instance-templates create t6 --machine-type=ct6e-standard-4t --instance-template-region=us-east5 \
 #     --image-family=… --image-project=… --scopes=cloud-platform --provisioning-model=SPOT \
-#     --metadata=drl-jax-source=gs://bucket/drl_jax.tar.gz,drl-jax-command='train --config=… --workdir=gs://…' \
+#     --metadata="drl-jax-source=$SOURCE,drl-jax-data=$DATA,drl-jax-command=train --config=… --workdir=gs://…" \
 #     --metadata-from-file=startup-script=launch/tpu_vm_startup
 #   gcloud compute instance-groups managed create t6 --size=4 --zone=us-east5-b --workload-policy=… --template=…
 # The image and the group's flags: https://docs.cloud.google.com/compute/docs/tpus (these commands are untried).
@@ -68,11 +69,13 @@ case $what in
     shift
     [[ "${SOURCE:-}" == gs://*.tar.gz ]] ||
       fail "SOURCE='${SOURCE:-}' must be an archive of the repository, gs://….tar.gz"
+    [[ -z "${DATA:-}" || "$DATA" == gs://*/* ]] ||
+      fail "DATA='$DATA' must be the folder of a data set in a bucket, as gs://bucket/data/cifar10"
     printf -v command ' %q' "$@"
     # ^;;^ makes ;; the separator: a command may have commas.
     exec "${tpus[@]}" queued-resources create "$TPU" --zone="$ZONE" "${nodes[@]}" \
       --type="$type" --topology="$topology" --runtime-version="${RUNTIME:-$runtime}" \
-      --metadata="^;;^drl-jax-source=$SOURCE;;drl-jax-command=${command# }" \
+      --metadata="^;;^drl-jax-source=$SOURCE${DATA:+;;drl-jax-data=$DATA};;drl-jax-command=${command# }" \
       --metadata-from-file=startup-script="$here/tpu_vm_startup" "${flags[@]}"
     ;;
   log)

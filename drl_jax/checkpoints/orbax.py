@@ -27,6 +27,7 @@ from drl_jax.checkpoints.quiet import quiet_read
 from drl_jax.core.types import Leaf, Tree
 from drl_jax.errors import UserError
 from drl_jax.parallel.consensus import all_processes, broadcast
+from drl_jax.parallel.preemption import is_peer_failure
 
 FOLDER = "checkpoints"  # in the workdir
 _CHUNK_BYTES = 2**25
@@ -155,9 +156,11 @@ def _read(path: epath.Path, wanted: dict[str, Any], *, partial: bool) -> tuple[d
         try:
             with context:
                 return ocp.load_checkpointables(path, wanted), ""
-        except (*_BUGS, jax.errors.JaxRuntimeError):  # the last: no memory on the device, or a lost process
+        except (*_BUGS, jax.errors.JaxRuntimeError):  # the last: no memory on the device
             raise
         except Exception as error:  # the errors of a damaged file have many types
+            if is_peer_failure(error):
+                raise
             reason = _line(error)
         wait()  # here the exception, and the buffers that it refers to, are freed
     return None, reason
@@ -249,6 +252,8 @@ class Checkpoints:
         except _BUGS:
             raise
         except Exception as error:  # the error of the file system, wrapped in one of several ways
+            if is_peer_failure(error):
+                raise
             whole = [s for s in steps(self._directory) if s not in {self._saving, *self._policy.damaged}]
             kept = f"that of step {whole[-1]} is kept" if whole else "there is none before it"
             raise UserError(

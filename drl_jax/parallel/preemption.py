@@ -27,6 +27,7 @@ EXIT_CODE = 42  # "start me again": JobSet and SLURM scripts read it as preempti
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _ECHO = 1.0  # seconds: a terminal and a launcher may both send the same signal
 EXIT_DELAY = 2.0  # seconds by which process 0 outlives the others
+_PEER_FAILURE = re.compile(r"\b(UNAVAILABLE|ABORTED|DEADLINE_EXCEEDED|CANCELLED): |[Gg]loo")
 
 
 class Stopped(Exception):
@@ -187,13 +188,16 @@ def exit_delay() -> float:
     return EXIT_DELAY if jax.process_count() > 1 and jax.process_index() == 0 else 0.0
 
 
-def is_peer_failure(error: Exception) -> bool:
+def is_peer_failure(error: BaseException) -> bool:
     """Returns whether an error means that another process of the job is gone.
 
-    JAX's coordination service says so by a status code, its CPU collectives by the name of Gloo.
+    JAX's coordination service says so by a status code, its CPU collectives by the name of Gloo. Orbax may
+    wrap such an error in one of its own, so the errors that led to this one are looked at too.
     """
-    said = re.search(r"\b(UNAVAILABLE|ABORTED|DEADLINE_EXCEEDED|CANCELLED): |[Gg]loo", str(error))
-    if said is None:
+    cause: BaseException | None = error
+    while cause is not None and not _PEER_FAILURE.search(str(cause)):
+        cause = cause.__cause__ or cause.__context__
+    if cause is None:
         return False
     import jax
 

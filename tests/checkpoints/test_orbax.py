@@ -126,6 +126,34 @@ def test_errors_of_ours_are_not_reported_as_damage(saved, monkeypatch):
         load(folder, place().abstract(state))
 
 
+LOST = (
+    "FAILED_PRECONDITION: Buffer Definition Event: Gloo AllGather failed: [external/gloo/gloo/transport/tcp/"
+    "pair.cc:547] Connection reset by peer [127.0.0.1]:3401"
+)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_lost_process_is_no_failure_of_a_save_or_a_read(wrapped, saved, monkeypatch):
+    def lose(*args, **kwargs):
+        try:
+            raise jax.errors.JaxRuntimeError(LOST)
+        except jax.errors.JaxRuntimeError as error:
+            if not wrapped:
+                raise
+            raise TimeoutError("Timed out while waiting for the other processes") from error
+
+    folder, state = saved
+    with open_checkpoints(folder, Retention(3)) as checkpoints, monkeypatch.context() as patch:
+        patch.setattr(jax, "process_count", lambda: 2)
+        patch.setattr(checkpoints._checkpointer, "wait", lose)
+        with pytest.raises((jax.errors.JaxRuntimeError, TimeoutError)):
+            checkpoints.wait()
+        patch.setattr(ocp, "load_checkpointables", lose)
+        patch.setattr(orbax, "broadcast", lambda value: value)
+        with pytest.raises((jax.errors.JaxRuntimeError, TimeoutError)):
+            load(folder, place().abstract(state))
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32", "bool", "uint8", "float64"])
 def test_any_changed_word_changes_its_digest(dtype):
     with jax.enable_x64(dtype == "float64"):

@@ -1,6 +1,7 @@
 """The energy network: its size, its variants, its convolution."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -288,7 +289,7 @@ def test_gradients_of_weights_are_forward_convolutions_too():
     assert is_slow(text[plain])
 
 
-FORMS = {
+FORMS: dict[str, Any] = {
     "scan": {"scan_blocks": True},
     "remat": {"remat": True},
     "both": {"scan_blocks": True, "remat": True},

@@ -23,6 +23,7 @@ for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, lambda number, frame: signals.append(signal.Signals(number).name))
 variables = {key: value for key, value in os.environ.items() if key.startswith("JAX_")}
 called = {"program": sys.argv[0], "arguments": sys.argv[1:], "variables": variables}
+called["data"] = os.environ.get("TFDS_DATA_DIR")
 file = f"{os.environ['RECORDS']}/python.{rank}"
 with open(file + ".writing", "w") as record:
     json.dump(called, record)

@@ -29,6 +29,12 @@ if sys.argv[2:4] == ["uv", "venv"]:
 sys.exit(int(os.environ.get("INSTALL_CODE", 0)))
 """
 
+FAILS_FOR_DATA = """
+import sys
+
+sys.exit("--recursive" in sys.argv)
+"""
+
 
 @pytest.mark.parametrize(
     ("slice", "expected"),
@@ -53,6 +59,16 @@ def test_a_slice_is_asked_for(bench, slice, expected):
     assert shlex.split(command.removeprefix("drl-jax-command=")) == list(LINE)
 
 
+def test_a_slice_with_a_data_set(bench):
+    data = "gs://bucket/data/cifar10"
+    bench.run("tpu_vm.sh", "create", "v6e:4x4", "--", *LINE, codes=(), DATA=data, **GIVEN)
+    (metadata,) = (a for a in bench.called("gcloud") if a.startswith("--metadata="))
+    source, data, command = metadata.removeprefix("--metadata=^;;^").split(";;")
+    assert source == "drl-jax-source=gs://bucket/source.tar.gz"
+    assert data == "drl-jax-data=gs://bucket/data/cifar10"
+    assert shlex.split(command.removeprefix("drl-jax-command=")) == list(LINE)
+
+
 def test_two_slices_and_another_runtime(bench):
     nodes = ("--reserved", "--node-count=2", "--node-prefix=p")
     bench.run("tpu_vm.sh", "create", "v6e:4x4", *nodes, "--", *LINE, codes=(), RUNTIME="new", **GIVEN)
@@ -71,6 +87,7 @@ def test_two_slices_and_another_runtime(bench):
         (("create", "v6e:4x4", "train"), {}, "the command is missing"),
         (("create", "v6e:4x4", "--"), {}, "the command is missing"),
         (("create", "v6e:4x4", "--", *LINE), {"SOURCE": "."}, "SOURCE='.' must be"),
+        (("create", "v6e:4x4", "--", *LINE), {"DATA": "cifar10"}, "DATA='cifar10' must be the folder"),
         (("delete",), {"TPU": ""}, "TPU is not set"),
         (("delete",), {"ZONE": ""}, "ZONE is not set"),
     ],
@@ -184,11 +201,30 @@ def test_a_host_installs_the_source_and_runs_the_command(host, bench):
     ]
     called = bench.called("python.0")
     assert called["arguments"] == ["-m", "drl_jax", *LINE]
-    assert called["variables"] == {}  # JAX finds the other hosts
+    assert called["variables"] == {}  # the program finds the other hosts
+    assert called["data"] is None
     # The next boot installs nothing.
     assert host.boot(0) == 0
     assert not (bench.records / "gcloud").exists()
     assert bench.starts(0) == 1
+
+
+def test_a_host_copies_the_data_set_once(host, bench):
+    host.attributes["drl-jax-data"] = "gs://bucket/data/cifar10/"
+    home = bench.folder / "home"
+    bench.add(bench.bin / "gcloud", FAILS_FOR_DATA)
+    assert host.boot(0) == 1
+    assert not (bench.records / "starts.0").exists()
+    bench.add(bench.bin / "gcloud", GCLOUD)
+    assert host.boot(0) == 0
+    folder = f"{home}/data"
+    assert (home / "data").is_dir()  # so gcloud copies into it, as data/cifar10
+    assert bench.called("gcloud") == ["storage", "cp", "--recursive", "gs://bucket/data/cifar10", folder]
+    assert bench.called("python.0")["data"] == folder
+    # The next boot copies nothing, and the program still finds the data.
+    assert host.boot(0) == 0
+    assert not (bench.records / "gcloud").exists()
+    assert bench.called("python.0")["data"] == folder
 
 
 @pytest.mark.parametrize(
