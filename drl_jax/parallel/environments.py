@@ -24,9 +24,7 @@ Metadata = Callable[[str], str | None]
 _TPU_PORT = 8482  # JAX's own default on TPUs
 _XPK_CPU_PORT = 1234
 _SKYPILOT_PORT = 9876
-_PORTS_OF_JOBS = (
-    2**12
-)  # the highest ports, of which SLURM and Open MPI jobs take one by their number, as in JAX
+_PORTS_OF_JOBS = 2**12  # the highest ports; a job of SLURM or Open MPI takes one by its number, as in JAX
 _BY_HAND = (
     "set JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID; "
     "JAX_NUM_PROCESSES=1 runs one process alone"

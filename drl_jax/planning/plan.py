@@ -1,6 +1,7 @@
 """A plan: what a config needs on a topology."""
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from math import floor
 from typing import NamedTuple
@@ -92,53 +93,39 @@ def make_plan(
     began = time.monotonic()
     rows = _rows(config, topology)
     counts = compiler.count(_request("count", config, topology, rows=rows))
-    step = sampler = None
-    small: list[Compiled] = []
-    if topology.kind != "tpu":
-        available = topology.chip.memory if topology.chip else 0.0
-        peak = _peak_by_formula(config, counts)
-        peak_from = "state, gradient and stored activations, by formula"
-        collectives = None
-    else:
+    if topology.kind == "tpu":
+        smaller = _SmallerSteps(config, topology, compiler)
+        peak_of = smaller.peak
         available = compiler.compile(_request("available", config, topology)).available
-        if is_full:
-            step = compiler.compile(_request("compile", config, topology, is_quick=False))
-            peak, peak_from = _peak(step), "the compiled step"
-            collectives = list(step.collectives)
-            if step.memory is not None:
-                request = _request("compile", config, topology, program="sampler", is_quick=False)
-                sampler = compiler.compile(request)
-        else:
-            small = [compiler.compile(_request("compile", c, topology)) for c in _smaller(config)]
-            peak = _extrapolate(config, small)
-            peak_from = "the step, compiled with less effort"
-            if len(small) > 1:
-                peak_from += f" and with {_SMALL[0]} and {_SMALL[1]} blocks per resolution"
-            collectives = list(small[-1].collectives)
+        found = _of_whole_step(config, topology, compiler) if is_full else smaller.estimate(rows)
+    else:
+
+        def peak_of(rows: int) -> float:
+            request = _request("count", config, topology, rows=rows)
+            return _peak_by_formula(config, compiler.count(request))
+
+        available = topology.chip.memory if topology.chip else 0.0
+        formula = "state, gradient and stored activations, by formula"
+        found = _Estimate(_peak_by_formula(config, counts), formula)
     largest = None
-    if finds_largest or (available and peak > available):
-        largest = _largest(config, topology, compiler, counts, available)
+    if finds_largest or (available and found.peak > available):
+        largest = _largest(peak_of, rows, config.training.microbatches, available)
     times = None
     if topology.chip is not None:
+        flops_per_row = counts.step.total / rows
         times = step_times(
-            config, topology, flops_per_row=counts.step.total / rows, rows=rows, parameters=counts.parameters
+            config, topology, flops_per_row=flops_per_row, rows=rows, parameters=counts.parameters
         )
-    known = [answer.process_memory for answer in (step, sampler, *small) if answer is not None]
     return Plan(
-        topology,
-        config.data.batch_size,
-        rows,
-        counts,
-        peak,
-        peak_from,
-        available,
-        largest,
-        times,
-        collectives,
-        step,
-        sampler,
-        time.monotonic() - began,
-        max(known, default=0),
+        topology=topology,
+        batch_size=config.data.batch_size,
+        rows=rows,
+        counts=counts,
+        available=available,
+        largest=largest,
+        times=times,
+        seconds=time.monotonic() - began,
+        **found._asdict(),
     )
 
 
@@ -209,21 +196,62 @@ def _request(
     )
 
 
-def _smaller(config: Config) -> list[Config]:
-    """The configs that are compiled instead of this one: with fewer blocks, if it has many."""
-    network = config.network
-    if not isinstance(network, schema.Residual) or network.blocks_per_resolution <= _SMALL[-1]:
-        return [config]
-    return [replace(config, network=replace(network, blocks_per_resolution=blocks)) for blocks in _SMALL]
+class _Estimate(NamedTuple):
+    """What is known of the memory and the messages of a training step; see `Plan`."""
+
+    peak: float
+    peak_from: str
+    collectives: list[Collective] | None = None
+    step: Compiled | None = None
+    sampler: Compiled | None = None
+    process_memory: int = 0
 
 
-def _extrapolate(config: Config, small: list[Compiled]) -> float:
-    """The peak of the config: a straight line through those with fewer blocks."""
-    peaks = [_peak(answer) for answer in small]
-    if len(peaks) == 1:
-        return peaks[0]
-    assert isinstance(config.network, schema.Residual)
-    return peaks[0] + (peaks[1] - peaks[0]) * (config.network.blocks_per_resolution - _SMALL[0])
+def _of_whole_step(config: Config, topology: Topology, compiler: Compiler) -> _Estimate:
+    step = compiler.compile(_request("compile", config, topology, is_quick=False))
+    last, sampler = step, None
+    if step.memory is not None:
+        request = _request("compile", config, topology, program="sampler", is_quick=False)
+        last = sampler = compiler.compile(request)
+    return _Estimate(
+        _peak(step), "the compiled step", list(step.collectives), step, sampler, last.process_memory
+    )
+
+
+class _SmallerSteps:
+    """Training steps with fewer blocks, each compiled once, and with less effort."""
+
+    def __init__(self, config: Config, topology: Topology, compiler: Compiler):
+        network = config.network
+        self._topology, self._compiler = topology, compiler
+        self._configs, self._further = [config], 0  # steps of the straight line from the first config
+        if isinstance(network, schema.Residual) and network.blocks_per_resolution > _SMALL[-1]:
+            networks = [replace(network, blocks_per_resolution=blocks) for blocks in _SMALL]
+            self._configs = [replace(config, network=network) for network in networks]
+            self._further = network.blocks_per_resolution - _SMALL[0]
+        self._compiled: dict[int, list[Compiled]] = {}
+
+    def peak(self, rows: int) -> float:
+        """The peak of the config with this many rows on a device: a straight line through smaller ones."""
+        peaks = [_peak(answer) for answer in self._compile(rows)]
+        return peaks[0] + (peaks[-1] - peaks[0]) * self._further
+
+    def estimate(self, rows: int) -> _Estimate:
+        """All that is found of the config by smaller ones."""
+        last = self._compile(rows)[-1]
+        source = "the step, compiled with less effort"
+        if self._further:
+            source += f" and with {_SMALL[0]} and {_SMALL[1]} blocks per resolution"
+        return _Estimate(self.peak(rows), source, list(last.collectives), process_memory=last.process_memory)
+
+    def _compile(self, rows: int) -> list[Compiled]:
+        if rows not in self._compiled:
+            batch_size = rows * self._topology.num_devices
+            configs = [replace(c, data=replace(c.data, batch_size=batch_size)) for c in self._configs]
+            self._compiled[rows] = [
+                self._compiler.compile(_request("compile", c, self._topology)) for c in configs
+            ]
+        return self._compiled[rows]
 
 
 def _peak(answer: Compiled) -> float:
@@ -236,27 +264,23 @@ def _peak_by_formula(config: Config, counts: Counts) -> float:
     return counts.state + gradients * 4 * counts.parameters + counts.residuals
 
 
-def _largest(config: Config, topology: Topology, compiler: Compiler, counts: Counts, available: float) -> int:
+def _largest(peak_of: Callable[[int], float], rows: int, parts: int, available: float) -> int:
     """The most rows on a device that fit: a straight line through the peaks of two batches.
 
     A compiler saves memory where it must, so somewhat more may fit.
+
+    Args:
+      peak_of: rows -> bytes.
+      rows: where to begin.
+      parts: the result is a multiple of this.
+      available: bytes of a device.
     """
-    parts = config.training.microbatches
-    first = _rows(config, topology)
-
-    def peak(rows: int) -> float:
-        batch = replace(config, data=replace(config.data, batch_size=rows * topology.num_devices))
-        if topology.kind != "tpu":
-            return _peak_by_formula(config, compiler.count(_request("count", batch, topology, rows=rows)))
-        small = [compiler.compile(_request("compile", c, topology)) for c in _smaller(batch)]
-        return _extrapolate(batch, small)
-
     # Of batches that fit: the needs of others count what the compiler could not place.
-    few = first
-    while few > parts and peak(few) > available:
+    few = rows
+    while few > parts and peak_of(few) > available:
         few = max(few // 4 // parts, 1) * parts
     many = 2 * few
-    fixed, more = peak(few), peak(many)
+    fixed, more = peak_of(few), peak_of(many)
     if fixed > available:
         return 0
     per_row = max((more - fixed) / (many - few), 1.0)

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from drl_jax.commands.job import load_model
+from drl_jax.commands.job import load_model, make_sampler
 from drl_jax.config.build import build, open_data
 from drl_jax.config.overrides import parse
 from drl_jax.core import energy
@@ -35,7 +35,6 @@ from drl_jax.data.stream import batches
 from drl_jax.metrics.frechet import frechet_distance, moments
 from drl_jax.parallel.mesh import place
 from drl_jax.parallel.preemption import Stop
-from drl_jax.parallel.sampler import ShardedSampler
 from drl_jax.parallel.startup import start_devices
 
 
@@ -103,14 +102,7 @@ def main() -> None:
         with rounded_factors() if rounds else nullcontext():
             own = Model(form, model.levels, model.params, model.spectral)
             value, gradient, step_squared = first_step(own, x)
-            sampler = ShardedSampler(
-                parts.transition,
-                parts.shape,
-                placement,
-                Stop(),
-                samples_per_device=config.evaluation.samples_per_device,
-                seed=config.evaluation.seed,
-            )
+            sampler = make_sampler(config, parts, placement, Stop())
             samples = np.concatenate([part for part, _ in sampler.sample(placement.replicate(own), count)])
         if exact is None:
             exact = value, gradient, samples
