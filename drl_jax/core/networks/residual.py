@@ -27,6 +27,12 @@ def leaky_relu(x: jax.Array) -> jax.Array:
 
     The gradient is written out: it selects once. JAX's own selects twice and adds, and a TPU takes 5 % more
     cycles for a chain.
+
+    Args:
+      x: of any shape.
+
+    Returns:
+      An array of the same shape.
     """
     return jnp.where(x >= 0, x, SLOPE * x)
 
