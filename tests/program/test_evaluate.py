@@ -5,6 +5,7 @@ import json
 import pickle
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -100,7 +101,7 @@ def test_the_size_of_a_shard_does_not_matter(save_every, copied, program, expect
 
 
 def test_the_devices_do_not_matter(copied, program, expected, monkeypatch):
-    monkeypatch.setattr(job, "place", lambda batch_size: place(batch_size, devices=jax.devices()[:1]))
+    monkeypatch.setattr(job, "place", partial(place, devices=jax.devices()[:1]))
     assert program(*measuring(copied)).code == 0
     assert_same(result(copied), expected)
 
