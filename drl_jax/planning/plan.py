@@ -32,7 +32,7 @@ class Plan(NamedTuple):
       available: bytes of a device, by its compiler or its maker.
       largest: the most rows on a device that fit; None if that was not asked.
       times: the least seconds of a step; None for a CPU.
-      collectives: messages between devices in a training step; None by formula.
+      collectives: messages between devices in a training step; None if nothing was compiled.
       step: the compiled training step; None if it was not compiled as a whole.
       sampler: the compiled sampler; None if it was not compiled.
       seconds: that planning took.
@@ -213,9 +213,7 @@ def _of_whole_step(config: Config, topology: Topology, compiler: Compiler) -> _E
     if step.memory is not None:
         request = _request("compile", config, topology, program="sampler", is_quick=False)
         last = sampler = compiler.compile(request)
-    return _Estimate(
-        _peak(step), "the compiled step", list(step.collectives), step, sampler, last.process_memory
-    )
+    return _Estimate(_peak(step), "the compiled step", _messages(step), step, sampler, last.process_memory)
 
 
 class _SmallerSteps:
@@ -242,7 +240,7 @@ class _SmallerSteps:
         source = "the step, compiled with less effort"
         if self._further:
             source += f" and with {_SMALL[0]} and {_SMALL[1]} blocks per resolution"
-        return _Estimate(self.peak(rows), source, list(last.collectives), process_memory=last.process_memory)
+        return _Estimate(self.peak(rows), source, _messages(last), process_memory=last.process_memory)
 
     def _compile(self, rows: int) -> list[Compiled]:
         if rows not in self._compiled:
@@ -252,6 +250,11 @@ class _SmallerSteps:
                 self._compiler.compile(_request("compile", c, self._topology)) for c in configs
             ]
         return self._compiled[rows]
+
+
+def _messages(answer: Compiled) -> list[Collective] | None:
+    """Messages between devices; None of a program that does not fit."""
+    return None if answer.memory is None else list(answer.collectives)
 
 
 def _peak(answer: Compiled) -> float:

@@ -64,12 +64,16 @@ def refusal(config: Config, plan: Plan) -> str:
     advice = f"config.data.batch_size={batch} fits ({rows} per device)"
     if not rows:
         advice = "not even one example per device and microbatch fits"
-    elif plan.rows % (2 * parts) == 0:
-        advice += f"; so may config.training.microbatches={2 * parts}, or config.training.remat=True"
+    elif fitting := [n for n in range(parts + 1, plan.rows + 1) if _fits_in(plan.rows, n, rows // parts)]:
+        advice += f"; so may config.training.microbatches={fitting[0]}"
     return (
         f"config.data.batch_size={plan.batch_size} does not fit {plan.topology.label}: a device would need "
         f"{_size(plan.peak)} and has {_size(plan.available)}; {advice}"
     )
+
+
+def _fits_in(rows: int, parts: int, most: int) -> bool:
+    return rows % parts == 0 and rows // parts <= most
 
 
 def to_dict(config: Config, plan: Plan, table: Sequence[Size]) -> dict[str, Any]:

@@ -76,6 +76,11 @@ def test_what_does_not_fit_is_refused_with_the_batch_that_would(rows, is_full):
     assert "\n" not in line
     assert f"config.data.batch_size={16 * rows} does not fit v5e:4x4" in line
     assert f"config.data.batch_size={16 * made.largest} fits" in line
+    # 300 rows fit in 2 parts of 150; 5,000 in 25 of 200, as 238 fit at a time.
+    parts = {300: 2, 5000: 25}[rows]
+    assert f"config.training.microbatches={parts}" in line
+    # With 300 rows the smaller steps fit, and their messages are known.
+    assert (made.collectives is None) == (is_full or rows == 5000)
 
 
 def test_not_even_one_row_fits():
