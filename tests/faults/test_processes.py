@@ -80,5 +80,9 @@ def test_a_process_that_is_killed(killed, start, tmp_path):
     began = time.monotonic()
     jobs[killed].send(signal.SIGKILL)
     line = f"drl-jax: process {killed} of the job ({HOST}) has ended; checkpoints are kept; "
-    assert reported(jobs[1 - killed], 42) == f"{line}start again to continue"
+    other = jobs[1 - killed]
+    # Without process 0 JAX writes lines of its own and aborts, if we are not faster. Launchers restart both.
+    assert other.ended() in ((42, -signal.SIGABRT) if killed == 0 else (42,))
+    said = [line for line in other.printed().splitlines() if line.startswith("drl-jax: ")]
+    assert said == [f"{line}start again to continue"]
     assert time.monotonic() - began < 20
