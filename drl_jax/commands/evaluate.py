@@ -11,7 +11,7 @@ from etils import epath
 
 from drl_jax import files
 from drl_jax.checkpoints.digests import sha256
-from drl_jax.commands.job import load_model, make_sampler, start_job
+from drl_jax.commands.job import load_model, start_job
 from drl_jax.commands.scoring import (
     about_data,
     data_kind,
@@ -21,7 +21,7 @@ from drl_jax.commands.scoring import (
     read_reference,
 )
 from drl_jax.config import schema
-from drl_jax.config.build import build, open_data
+from drl_jax.config.build import build, make_sampler, open_data
 from drl_jax.config.schema import Config
 from drl_jax.core.model import Model
 from drl_jax.errors import UserError

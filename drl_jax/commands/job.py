@@ -17,7 +17,7 @@ from drl_jax import files
 from drl_jax.checkpoints.orbax import FOLDER, Checkpoint, load, steps
 from drl_jax.checkpoints.quiet import silence_orbax
 from drl_jax.config import resume, schema
-from drl_jax.config.build import Components
+from drl_jax.config.build import Components, set_precision
 from drl_jax.config.schema import Config
 from drl_jax.core.model import Model
 from drl_jax.data.sources import Source, fingerprint
@@ -27,7 +27,6 @@ from drl_jax.parallel import compile_cache
 from drl_jax.parallel.consensus import broadcast, gather, on_process_0
 from drl_jax.parallel.mesh import Placement, place
 from drl_jax.parallel.preemption import Stop, Stopped, exit_delay, is_peer_failure
-from drl_jax.parallel.sampler import ShardedSampler
 from drl_jax.parallel.startup import join_job
 from drl_jax.report import provenance
 from drl_jax.report.console import console
@@ -193,26 +192,13 @@ def configure_jax(config: Config) -> None:
     Each type of machine has its own folder. Small programs are kept too: a start has hundreds of them. JAX's
     own variables override where programs are kept.
     """
-    if config.network.precision != "default":
-        jax.config.update("jax_default_matmul_precision", config.network.precision)
+    set_precision(config)
     if not jax.config.values["jax_compilation_cache_dir"]:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(cache / "drl_jax" / machine_type()))
         if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     silence_orbax()
-
-
-def make_sampler(config: Config, parts: Components, placement: Placement, stop: Stop) -> ShardedSampler:
-    """Makes the sampler of `config.evaluation`, on all devices."""
-    return ShardedSampler(
-        parts.transition,
-        parts.shape,
-        placement,
-        stop,
-        samples_per_device=config.evaluation.samples_per_device,
-        seed=config.evaluation.seed,
-    )
 
 
 def load_model(

@@ -39,7 +39,7 @@ def plan(
         print(line)
     name = hardware.label.replace(" ", "").replace(":", "_")
     files.write(folder / f"{name}.json", json.dumps(report.to_dict(config, made, table), indent=1) + "\n")
-    files.write(folder / f"{name}.png", report.picture(config, made, table))
+    files.write(folder / f"{name}.png", report.image(config, made, table))
     print(f"saved as {folder / name}.json and .png")
     if not made.fits:
         raise UserError(report.refusal(config, made))

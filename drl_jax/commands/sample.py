@@ -9,9 +9,9 @@ import numpy as np
 from etils import epath
 
 from drl_jax import files
-from drl_jax.commands.job import load_model, make_sampler, start_job
+from drl_jax.commands.job import load_model, start_job
 from drl_jax.commands.scoring import data_kind
-from drl_jax.config.build import build
+from drl_jax.config.build import build, make_sampler
 from drl_jax.config.schema import Config
 from drl_jax.evaluation.preview import Preview
 from drl_jax.parallel.preemption import Stop

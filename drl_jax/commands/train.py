@@ -14,10 +14,10 @@ from etils import epath
 from drl_jax import files
 from drl_jax.checkpoints.digests import sha256
 from drl_jax.checkpoints.orbax import FOLDER, Retention, open_checkpoints
-from drl_jax.commands.job import make_sampler, start_job
+from drl_jax.commands.job import start_job
 from drl_jax.commands.scoring import make_evaluator, metric_names
 from drl_jax.config import resume, schema
-from drl_jax.config.build import Components, build, open_data
+from drl_jax.config.build import Components, build, make_sampler, open_data
 from drl_jax.config.schema import Config
 from drl_jax.core.model import Model
 from drl_jax.data.sources import fingerprint

@@ -17,6 +17,9 @@ from drl_jax.core.objective import Objective, recovery_likelihood
 from drl_jax.core.transition import MakeSampler, Transition, mcmc_transition
 from drl_jax.data.sources import Source, open_source
 from drl_jax.errors import UserError
+from drl_jax.parallel.mesh import Placement
+from drl_jax.parallel.preemption import Stop
+from drl_jax.parallel.sampler import ShardedSampler
 from drl_jax.training.optimizer import make_optimizer
 from drl_jax.training.step import TrainState, TrainStep, init_state, make_train_step
 
@@ -122,6 +125,24 @@ def build(config: Config) -> Components:
         init_iterations=config.spectral.init_iterations,
         ema_decay=config.training.ema_decay,
     )
+
+
+def make_sampler(config: Config, parts: Components, placement: Placement, stop: Stop) -> ShardedSampler:
+    """Makes the sampler of `config.evaluation`, on all devices."""
+    return ShardedSampler(
+        parts.transition,
+        parts.shape,
+        placement,
+        stop,
+        samples_per_device=config.evaluation.samples_per_device,
+        seed=config.evaluation.seed,
+    )
+
+
+def set_precision(config: Config) -> None:
+    """Sets the precision of all products that this process computes, as `config.network.precision` says."""
+    if config.network.precision != "default":
+        jax.config.update("jax_default_matmul_precision", config.network.precision)
 
 
 def open_data(config: Config, prepare_command: str) -> Source:

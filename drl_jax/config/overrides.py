@@ -17,6 +17,7 @@ from drl_jax.errors import UserError
 
 _FLAGS = ("--config", "--workdir", "--show")
 PLAN_FLAGS = ("--topology", "--slices", "--full", "--sweep")
+_ALL_FLAGS = (*_FLAGS, *PLAN_FLAGS)
 _SWITCHES = ("--show", "--full", "--sweep")  # need no value
 _KEY = "--config."
 _BOOLEANS: dict[str, bool] = {
@@ -109,7 +110,7 @@ def _read_flags(argv: Sequence[str]) -> dict[str, str]:
     while words:
         word = words.popleft()
         flag, equals, value = word.partition("=")
-        if flag not in (*_FLAGS, *PLAN_FLAGS) and not flag.startswith(_KEY):
+        if flag not in _ALL_FLAGS and not flag.startswith(_KEY):
             raise UserError(_not_a_flag(word, flag))
         if not equals and flag in _SWITCHES:
             value = "true"
@@ -123,14 +124,11 @@ def _read_flags(argv: Sequence[str]) -> dict[str, str]:
 
 def _not_a_flag(word: str, flag: str) -> str:
     if not word.startswith("-"):
-        meant = (
-            f"; did you mean --{word}?"
-            if f"--{flag}" in (*_FLAGS, *PLAN_FLAGS) or flag.startswith("config.")
-            else ""
-        )
+        is_close = f"--{flag}" in _ALL_FLAGS or flag.startswith("config.")
+        meant = f"; did you mean --{word}?" if is_close else ""
         return f"{word!r} is not a flag{meant or '; flags are written --config.KEY=VALUE'}"
     keys = [f"{_KEY}{key}" for network in schema.NETWORKS for key in schema.keys(network)]
-    known = [name.removeprefix("--") for name in dict.fromkeys([*_FLAGS, *PLAN_FLAGS, *keys])]
+    known = [name.removeprefix("--") for name in dict.fromkeys([*_ALL_FLAGS, *keys])]
     near = " or ".join(f"--{name}" for name in nearest(flag.lstrip("-"), known))
     return f"{flag} is not a flag; " + (
         f"did you mean {near}?" if near else f"flags are {', '.join(_FLAGS)} and --config.KEY"

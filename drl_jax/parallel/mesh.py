@@ -130,6 +130,33 @@ def local(tree: Tree) -> Tree:
     return jax.lax.pcast(tree, AXIS, to="varying")
 
 
+def split_batch(batch_size: int, num_devices: int, microbatches: int = 1, *, where: str = "") -> int:
+    """Computes how many rows of a batch each device gets.
+
+    Args:
+      batch_size: rows of a batch.
+      num_devices: over which it must divide.
+      microbatches: parts of equal size of the rows of each device.
+      where: what a message says of the devices, after their number.
+
+    Returns:
+      Rows on each device.
+
+    Raises:
+      UserError: the batch does not divide.
+    """
+    parts = num_devices * microbatches
+    rows, remainder = divmod(batch_size, parts)
+    if remainder:
+        below = f"{rows * parts} or " if rows else ""
+        times = f", each with config.training.microbatches={microbatches}" if microbatches > 1 else ""
+        raise UserError(
+            f"config.data.batch_size={batch_size} does not divide over {num_devices} devices{where}{times}; "
+            f"nearest: {below}{(rows + 1) * parts}"
+        )
+    return rows * microbatches
+
+
 def place(batch_size: int = 0, *, microbatches: int = 1, devices: Sequence[Any] | None = None) -> Placement:
     """Makes a mesh with one axis over all devices of all processes.
 
@@ -148,16 +175,7 @@ def place(batch_size: int = 0, *, microbatches: int = 1, devices: Sequence[Any] 
       UserError: the batch does not divide over the devices.
     """
     devices = sorted(devices or jax.devices(), key=lambda device: (device.process_index, device.id))
-    count = len(devices)
-    parts = count * microbatches
-    rows, remainder = divmod(batch_size, parts)
-    if remainder:
-        below = f"{rows * parts} or " if rows else ""
-        times = f", each with config.training.microbatches={microbatches}" if microbatches > 1 else ""
-        raise UserError(
-            f"config.data.batch_size={batch_size} does not divide over {count} devices{times}; nearest: "
-            f"{below}{(rows + 1) * parts}"
-        )
+    split_batch(batch_size, len(devices), microbatches)
     # Explicit axes are the default of newer JAX; here the compiler places what is inside a step.
     mesh = Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
     return Placement(

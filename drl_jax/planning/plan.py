@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from drl_jax.config import schema
 from drl_jax.config.schema import Config
-from drl_jax.errors import UserError
+from drl_jax.parallel.mesh import split_batch
 from drl_jax.planning.compiler import Compiler
 from drl_jax.planning.program import Collective
 from drl_jax.planning.roofline import Times, step_times
@@ -91,7 +91,12 @@ def make_plan(
       UserError: the batch does not divide over the devices.
     """
     began = time.monotonic()
-    rows = _rows(config, topology)
+    rows = split_batch(
+        config.data.batch_size,
+        topology.num_devices,
+        config.training.microbatches,
+        where=f" of --topology={topology.label}",
+    )
     counts = compiler.count(_request("count", config, topology, rows=rows))
     if topology.kind == "tpu":
         smaller = _SmallerSteps(config, topology, compiler)
@@ -145,33 +150,21 @@ def sweep(config: Config, plan: Plan, most: int = 256) -> list[Size]:
         )
         return rows * topology.num_devices / times.step
 
+    topologies = sizes(plan.topology, most)
+    one, batch_size = topologies[0], config.data.batch_size
+
+    def speed_and_efficiency(topology: Topology, rows: float, rows_of_one: float) -> tuple[float, float]:
+        speed = images_per_second(topology, rows)
+        of_one = images_per_second(one, rows_of_one) / one.num_devices
+        return speed, speed / (topology.num_devices * of_one)
+
     found = []
-    for topology in sizes(plan.topology, most):
-        devices = topology.num_devices
-        one = sizes(plan.topology, most)[0]
-        weak = images_per_second(topology, plan.rows)
-        of_one = images_per_second(one, plan.rows) / one.num_devices
-        strong = None
-        if config.data.batch_size % (devices * config.training.microbatches) == 0:
-            speed = images_per_second(topology, config.data.batch_size / devices)
-            whole = images_per_second(one, config.data.batch_size / one.num_devices) / one.num_devices
-            strong = (speed, speed / (devices * whole))
-        found.append(Size(topology, strong, (weak, weak / (devices * of_one))))
+    for topology in topologies:
+        devices, strong = topology.num_devices, None
+        if batch_size % (devices * config.training.microbatches) == 0:
+            strong = speed_and_efficiency(topology, batch_size / devices, batch_size / one.num_devices)
+        found.append(Size(topology, strong, speed_and_efficiency(topology, plan.rows, plan.rows)))
     return found
-
-
-def _rows(config: Config, topology: Topology) -> int:
-    """Rows of a batch on each device. Raises UserError where the batch does not divide."""
-    parts = topology.num_devices * config.training.microbatches
-    rows, remainder = divmod(config.data.batch_size, parts)
-    if remainder:
-        below = f"{rows * parts} or " if rows else ""
-        raise UserError(
-            f"config.data.batch_size={config.data.batch_size} does not divide over the "
-            f"{topology.num_devices} devices of --topology={topology.label}; nearest: "
-            f"{below}{(rows + 1) * parts}"
-        )
-    return config.data.batch_size // topology.num_devices
 
 
 def _request(

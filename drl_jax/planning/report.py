@@ -1,4 +1,4 @@
-"""A plan as text, as JSON and as a picture."""
+"""A plan as text, as JSON and as an image."""
 
 import io
 from collections import Counter
@@ -123,7 +123,7 @@ def to_dict(config: Config, plan: Plan, table: Sequence[Size]) -> dict[str, Any]
     return values
 
 
-def picture(config: Config, plan: Plan, table: Sequence[Size]) -> bytes:
+def image(config: Config, plan: Plan, table: Sequence[Size]) -> bytes:
     """Draws a plan as PNG: memory on a device, the time of a step, and speed over sizes of the hardware.
 
     Args:

@@ -19,14 +19,13 @@ import numpy as np
 from jax.experimental import topologies
 
 from drl_jax.config import schema
-from drl_jax.config.build import Components, build
+from drl_jax.config.build import Components, build, make_sampler, set_precision
 from drl_jax.config.schema import Config
 from drl_jax.core import spectral
 from drl_jax.core.model import bind
 from drl_jax.core.types import Tree
 from drl_jax.parallel.mesh import Placement, place
 from drl_jax.parallel.preemption import Stop
-from drl_jax.parallel.sampler import ShardedSampler
 from drl_jax.planning import flops, program
 from drl_jax.planning.flops import Flops
 
@@ -99,8 +98,7 @@ class Compiled(NamedTuple):
 def answer(request: Request) -> Counts | Compiled:
     """Answers a request."""
     config = schema.from_values(schema.complete(request.config, "the config"), "the config")
-    if config.network.precision != "default":
-        jax.config.update("jax_default_matmul_precision", config.network.precision)
+    set_precision(config)
     if request.what == "count":
         return _count(request, config, build(config))
     jax.config.update("jax_optimization_level", "O0" if request.quick else "UNKNOWN")
@@ -180,14 +178,7 @@ def trace_step(config: Config, parts: Components, placement: Placement) -> jax.s
 def trace_sampler(config: Config, parts: Components, placement: Placement) -> jax.stages.Traced:
     """Traces the program that draws `samples_per_device` samples on each device."""
     state = jax.eval_shape(parts.init_state, jax.random.key(0))
-    sampler = ShardedSampler(
-        parts.transition,
-        parts.shape,
-        placement,
-        Stop(),
-        samples_per_device=config.evaluation.samples_per_device,
-        seed=0,
-    )
+    sampler = make_sampler(config, parts, placement, Stop())
     return sampler.trace(placement.abstract(state.averaged_model(parts.network, parts.levels)))
 
 

@@ -22,8 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from drl_jax.commands.job import load_model, make_sampler
-from drl_jax.config.build import build, open_data
+from drl_jax.commands.job import load_model
+from drl_jax.config.build import build, make_sampler, open_data
 from drl_jax.config.overrides import parse
 from drl_jax.core import energy
 from drl_jax.core.levels import diffuse, extract

@@ -113,7 +113,7 @@ def test_the_efficiency_of_sizes():
     assert all(size.strong is not None for size in table)  # 256 examples divide
 
 
-def test_the_text_the_json_and_the_picture():
+def test_the_text_the_json_and_the_image():
     config, made, _ = make(finds_largest=True)
     table = sweep(config, made)
     text = "\n".join(report.lines(config, made, table))
@@ -129,7 +129,7 @@ def test_the_text_the_json_and_the_picture():
     assert values["fits"] is True
     assert values["hours"] > 0
     assert len(values["sizes"]) == 8
-    assert report.picture(config, made, table).startswith(b"\x89PNG")
+    assert report.image(config, made, table).startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
