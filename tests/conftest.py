@@ -1,6 +1,7 @@
 """Settings that must be made before JAX starts its backend."""
 
 import itertools
+import os
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,11 @@ import pytest
 
 from drl_jax.parallel.startup import provide_threads
 
-jax.config.update("jax_platforms", "cpu")
+PLATFORM = os.environ.get("DRL_JAX_TEST_PLATFORM", "cpu")  # cuda: for the tests of the core
+jax.config.update("jax_platforms", PLATFORM)
+if PLATFORM != "cpu":
+    # The expected numbers are of float32 products. Accelerators round the factors by default.
+    jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_num_cpu_devices", 4)  # sharding is tested without accelerators
 provide_threads(4)
 jax.config.update("jax_numpy_rank_promotion", "raise")  # a missing axis is a bug, not a broadcast

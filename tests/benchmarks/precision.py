@@ -4,13 +4,15 @@
 
 Takes a trained model, and draws the same samples (the same noise) with the network's products in
 
-    float32            what a CPU computes, and a TPU with config.network.precision=highest
-    rounded factors    float32 numbers, factors rounded to bfloat16: a TPU by default, which this imitates
+    float32            what a CPU computes, and a TPU or GPU with config.network.precision=highest
+    rounded factors    on a CPU: float32 numbers, factors rounded to bfloat16, as a TPU does by default
+    tf32               on a GPU: float32 numbers, factors rounded to 10 bits, as a GPU does by default
     bfloat16           config.network.dtype=bfloat16: activations are bfloat16 too
 
 The table has, at the data and the first step of the chain at level 0: the error of the gradient of the
 log-density, relative to its norm; the part of a Langevin step that this error makes up; the error of the
-log-density itself in nats; and the Fréchet distance of the pixels of the samples to the data.
+log-density itself in nats; the distance of the samples; and the Fréchet distance of the pixels of the samples
+to the data.
 """
 
 import sys
@@ -92,14 +94,17 @@ def main() -> None:
 
     network = parts.network
     forms = {
-        "float32": (network.clone(dtype=None), False),
-        "rounded factors": (network.clone(dtype=None), True),
-        "bfloat16": (network.clone(dtype=jnp.bfloat16), False),
+        "float32": (network.clone(dtype=None), jax.default_matmul_precision("highest")),
+        "bfloat16": (network.clone(dtype=jnp.bfloat16), nullcontext()),
     }
+    if jax.devices()[0].platform == "gpu":
+        forms["tf32"] = network.clone(dtype=None), jax.default_matmul_precision("tensorfloat32")
+    else:
+        forms["rounded factors"] = network.clone(dtype=None), rounded_factors()
     exact, rows = None, []
-    for name, (form, rounds) in forms.items():
+    for name, (form, context) in forms.items():
         jax.clear_caches()  # the same functions are traced again
-        with rounded_factors() if rounds else nullcontext():
+        with context:
             own = Model(form, model.levels, model.params, model.spectral)
             value, gradient, step_squared = first_step(own, x)
             sampler = make_sampler(config, parts, placement, Stop())
