@@ -4,9 +4,9 @@
         --config.network.blocks_per_resolution=1 --config.data.batch_size=8
 
 The PyTorch side is `torch_peer.py`, one process per form, in the interpreter that --torch_python names, or in
-one that this program makes in the user's cache folder. Both sides must agree: in float64, on a small network, in
-energies, their gradient, a chain without noise, the gradient of the loss, and two updates; in float32, on the
-whole network, in energies. On a GPU the energies as they run there are compared too, and only reported.
+one that this program makes in the user's cache folder. Both sides must agree: in float64, on a small network,
+in energies, their gradient, a chain without noise, the gradient of the loss, and two updates; in float32, on
+the whole network, in energies. On a GPU the energies as they run there are compared too, and only reported.
 
 Calls of all alternate, so that a change of the machine's load meets each. Data do not matter to speed and are
 noise; parameters are random, and the same on both sides. One GPU is used, or the whole CPU.
@@ -35,7 +35,7 @@ import threading
 import time
 import venv
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -90,25 +90,32 @@ def tree_of(flat: dict[str, Any]) -> Tree:
 
 
 def random_values(parts: Components) -> tuple[Tree, Tree]:
-    """Parameters none of which is near zero, and converged spectral vectors, on the CPU."""
+    """Parameters none of which is near zero, and converged spectral vectors."""
     x = jax.ShapeDtypeStruct((1, *parts.shape), np.float32)
     t = jax.ShapeDtypeStruct((1,), np.int32)
     shapes = jax.eval_shape(parts.network.init, jax.random.key(0), x, t)
     rng = np.random.default_rng(0)
 
-    def draw(index: int, path: str, shape: tuple[int, ...]) -> np.ndarray:
+    def draw(path: str, shape: tuple[int, ...]) -> np.ndarray:
         noise = rng.standard_normal(shape, np.float32)
         if path.endswith("kernel"):
-            # Half of the capped kernels have a norm below 1.
-            return noise * np.float32((0.4 if index % 2 else 1.0) * np.prod(shape[:-1]) ** -0.5)
+            # Some norms are below 1 and some above, which matters to those that are only capped.
+            return noise * np.float32(rng.choice([0.4, 1.0]) * np.prod(shape[:-1]) ** -0.5)
         return np.float32(1) + np.float32(0.1) * noise if path.endswith("gain") else np.float32(0.1) * noise
 
-    flat = paths(shapes["params"])
-    params = tree_of({path: draw(i, path, leaf.shape) for i, (path, leaf) in enumerate(flat.items())})
+    def vector(kernel: np.ndarray) -> np.ndarray:
+        matrix = kernel.reshape(-1, kernel.shape[-1])
+        u = rng.standard_normal(matrix.shape[1], np.float32)
+        for _ in range(20):
+            u = matrix @ u @ matrix
+            u /= np.linalg.norm(u)
+        return u
+
+    params = {path: draw(path, leaf.shape) for path, leaf in paths(shapes["params"]).items()}
     vectors = {
-        path: rng.standard_normal(leaf.shape, np.float32) for path, leaf in paths(shapes["spectral"]).items()
+        path: vector(params[f"{path.rpartition('/')[0]}/kernel"]) for path in paths(shapes["spectral"])
     }
-    return params, spectral.converge(params, tree_of(vectors), iterations=20)
+    return tree_of(params), tree_of(vectors)
 
 
 def check_supported(config: Config) -> Residual:
@@ -157,8 +164,7 @@ class Ours:
         self.x, self.flags = placement.shard_local(rows), placement.stop_flags(False)
         step = placement.data_parallel(parts.train_step())
         self.compiled = step.lower(self.state, self.x, self.flags).compile()
-        for _ in range(WARM_UP):
-            metrics = self.step()
+        metrics = [self.step() for _ in range(WARM_UP)][-1]
         if sample:
             self.sampler = ShardedSampler(
                 parts.transition,
@@ -190,12 +196,12 @@ class Ours:
 
     def memory(self) -> int:
         """The bytes that XLA plans for the step."""
-        plan = self.compiled.memory_analysis()
+        plan: Any = self.compiled.memory_analysis()
         kept = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
         return kept + plan.temp_size_in_bytes
 
 
-def energies(parts: Components, values: tuple[Tree, Tree], inputs: Arrays, device: jax.Device) -> Arrays:
+def energies(parts: Components, values: tuple[Tree, Tree], inputs: Arrays, device: Any) -> Arrays:
     """f and ∇f on a device, in the type of the config."""
 
     def compute(params: Tree, vectors: Tree, y: jax.Array, t: jax.Array) -> Any:
@@ -239,7 +245,7 @@ def check_inputs(parts: Components) -> Arrays:
 
 def expected(parts: Components, inputs: Arrays) -> Arrays:
     """What `torch_peer.py` must answer to `check`."""
-    network, levels, t = parts.gradient_network.clone(dtype=None), parts.levels, inputs["t"]
+    network, levels, t = parts.gradient_network.clone(dtype=None), parts.levels, jnp.asarray(inputs["t"])
     chain = mcmc_transition(partial(langevin, noise_scale=0.0), num_steps=2)
 
     def compute(params: Tree, vectors: Tree, y: jax.Array, x_t: jax.Array, x_negative: jax.Array) -> Any:
@@ -454,19 +460,17 @@ def compare(own: argparse.Namespace, config: Config, folder: Path, stop: list[Ca
     placement = place(batch, devices=[device] if on_gpu else None)
     python = own.torch_python or torch_interpreter(on_gpu)
 
-    with jax.default_device(jax.devices("cpu")[0]):
-        values = jax.tree.map(np.asarray, random_values(parts))
+    values = random_values(parts)
     parameters = folder / "parameters.npz"
     np.savez(parameters, **paths({"params": values[0], "spectral": values[1]}))
     settings = settings_of(config, parts, own.tf32, on_gpu, parameters)
     tiny = build(small(config))
-    with jax.default_device(jax.devices("cpu")[0]):
-        inputs = check_inputs(tiny)
+    inputs = check_inputs(tiny)
     peers = [Peer(python, form, settings, folder) for form in own.forms]
     stop += [peer.stop for peer in peers]
     infos = [peer.ask("info", 120) for peer in peers]
 
-    # All compile at the same time. The first peer computes what is checked before that.
+    # The first peer computes what is checked before that.
     first, cpu = peers[0], jax.devices("cpu")[0]
     images = np.random.default_rng(3).uniform(-1, 1, (batch, *parts.shape)).astype(np.float32)
     whole = {"y": images, "t": (np.arange(batch) % parts.levels.num_levels).astype(np.int32)}
@@ -480,6 +484,10 @@ def compare(own: argparse.Namespace, config: Config, folder: Path, stop: list[Ca
     ours_exact = pool.submit(expected, tiny, inputs)
     float32 = build(dataclasses.replace(config, network=dataclasses.replace(network, dtype="float32")))
     ours_narrow = pool.submit(energies, float32, values, few, cpu)
+
+    here = pool.submit(energies, parts, values, whole, device)
+    if own.serial:
+        wait([ours_exact, ours_narrow, here])
 
     ours, sampled = Ours(parts, placement, batch, values), own.sample_rounds > 0
     prepared: dict[str, Any] = {}
@@ -498,12 +506,11 @@ def compare(own: argparse.Namespace, config: Config, folder: Path, stop: list[Ca
         ),
         "float32 on the CPU": require("float32", differences(ours_narrow.result(), narrow), FLOAT32),
     }
-    here = energies(parts, values, whole, device)
     limits = {} if on_gpu or network.dtype != "float32" else FLOAT32
     for peer in peers:
         if theirs := peer.arrays("energy", 120, whole, reference=False):
             name = f"{peer.form} as it runs"
-            agreement[name] = require(name, differences(here, theirs), limits)
+            agreement[name] = require(name, differences(here.result(), theirs), limits)
     pause = 0.0 if on_gpu else PAUSE
     return {
         "device": f"1 {device.device_kind}" if on_gpu else f"{processor()}, {cores} cores",
@@ -517,10 +524,8 @@ def compare(own: argparse.Namespace, config: Config, folder: Path, stop: list[Ca
         "chain_steps": config.sampler.steps,
         "agreement": agreement,
         "prepared": prepared,
-        "step": measure(ours, peers, "step", own.rounds, 0 if on_gpu else PAUSE),
-        "sample": measure(ours, peers, "sample", own.sample_rounds, 0 if on_gpu else PAUSE)
-        if sampled
-        else {},
+        "step": measure(ours, peers, "step", own.rounds, pause),
+        "sample": measure(ours, peers, "sample", own.sample_rounds, pause),
         "memory": {
             "drl_jax": ours.memory(),
             **{peer.form: peer.ask("memory", 60).get("bytes") for peer in peers},
@@ -553,9 +558,8 @@ def table(result: dict[str, Any], forms: list[str]) -> list[str]:
                 lines.append(f"{what:<8}{name:<12}  {result['errors'].get(name)}")
                 continue
             low, high = rows[name]["quartiles"]
-            ratio = (
-                f"{rows[name]['median'] / rows['drl_jax']['median']:.2f}" if not result["is_busy"] else "—"
-            )
+            ratio = rows[name]["median"] / rows["drl_jax"]["median"]
+            ratio = "—" if result["is_busy"] else f"{ratio:.2f}"
             lines.append(
                 f"{what:<8}{name:<12}{rows[name]['median']:>12.4f}{f'{low:.4f} to {high:.4f}':>20}"
                 f"{len(rows[name]['seconds']):>7}{ratio:>11}"
@@ -565,12 +569,12 @@ def table(result: dict[str, Any], forms: list[str]) -> list[str]:
             memory = result["memory"][name]
             lines.append(
                 f"{name:<12} ready after {found['seconds']:.1f} s, loss of the warm-up {found['loss']:.3g}, "
-                f"memory {memory / 1e9 if memory else float('nan'):.2f} GB"
+                f"memory {memory / 2**20 if memory else float('nan'):.0f} MiB"
             )
     if result["is_busy"]:
         lines.append(
-            f"No ratios: the load average at the start, {result['load']:.2f}, is above {BUSY} per core: other "
-            "programs use this machine."
+            f"No ratios: the load average at the start, {result['load']:.2f}, is above {BUSY} per core: "
+            "other programs use this machine."
         )
     return lines
 

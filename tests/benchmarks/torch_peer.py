@@ -166,10 +166,11 @@ def normalize(params: Tensors, vectors: Tensors, form: Form, iterations: int) ->
         stacked = torch.stack(kernels)
         matrix = stacked.flatten(2)  # [layers, outputs, inputs]
         with torch.no_grad():
-            fixed, u = matrix.detach(), torch.stack([vectors[f"{layer}/{kind}"] for layer in layers])[:, None]
+            u = torch.stack([vectors[f"{layer}/{kind}"] for layer in layers])[:, None]
+            v = u
             for _ in range(iterations):
-                v = unit(torch.bmm(u, fixed))
-                u = unit(torch.bmm(v, fixed.mT))
+                v = unit(torch.bmm(u, matrix))
+                u = unit(torch.bmm(v, matrix.mT))
         sigma = torch.bmm(torch.bmm(v, matrix.mT), u.mT)
         sigma = sigma.reshape(-1, *[1] * len(shape))
         if kind == "cap":
@@ -454,7 +455,8 @@ class Worker:
         model = Model(config, arrays, Form(), "cpu", "float64")
         t = torch.tensor(arrays["t"], dtype=torch.long)
         y, x_t, x_negative = (model.images(arrays[name]) for name in ("y", "x_t", "x_negative"))
-        result = dict(zip(("energy", "gradient"), model.value_and_gradient(y, t), strict=True))
+        energy, gradient = model.value_and_gradient(y, t)
+        result: dict[str, np.ndarray] = {"energy": energy, "gradient": gradient}
         weights, _ = normalize(model.params, model.vectors, model.form, config["power_iterations"])
         fixed = {name: value.detach() for name, value in weights.items()}
         chain = model.chain(fixed, t, y, config["steps"], 0.0)
@@ -471,7 +473,7 @@ class Worker:
             model.update()
         for name, value in model.params.items():
             result[f"moved/{name}"] = flax_form(name, value - before[name])
-        np.savez(command["output"], **result)
+        np.savez(command["output"], **result)  # pyright: ignore[reportArgumentType]
         return {}
 
     def do_prepare(self, command: dict) -> dict:
@@ -533,7 +535,10 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     with open(sys.argv[1]) as file:
-        worker = Worker(json.load(file))
+        config = json.load(file)
+    if config["form"] not in FORMS:
+        sys.exit(f"--forms={config['form']} is not possible; forms are {', '.join(FORMS)}")
+    worker = Worker(config)
     for line in sys.stdin:
         command = json.loads(line)
         try:
