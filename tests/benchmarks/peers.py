@@ -370,7 +370,7 @@ def torch_interpreter(on_gpu: bool) -> str:
             wanted = ["--extra-index-url=https://download.pytorch.org/whl/cpu", f"torch=={TORCH}+cpu"]
         print(f"Installing PyTorch {TORCH} in {folder}", flush=True)
         venv.create(folder, with_pip=True, clear=True)
-        install = [str(python), "-m", "pip", "install", "--quiet", *wanted, "numpy"]
+        install = [str(python), "-m", "pip", "install", "--quiet", "--retries=1", *wanted, "numpy"]
         if subprocess.run(install, check=False).returncode:
             raise UserError(
                 f"PyTorch {TORCH} cannot be installed in {folder}; name an interpreter that has torch and "
@@ -470,7 +470,7 @@ def compare(own: argparse.Namespace, config: Config, folder: Path, stop: list[Ca
     stop += [peer.stop for peer in peers]
     infos = [peer.ask("info", 120) for peer in peers]
 
-    # The first peer computes what is checked before that.
+    # The first peer computes what is checked before it compiles; our side of the check runs meanwhile.
     first, cpu = peers[0], jax.devices("cpu")[0]
     images = np.random.default_rng(3).uniform(-1, 1, (batch, *parts.shape)).astype(np.float32)
     whole = {"y": images, "t": (np.arange(batch) % parts.levels.num_levels).astype(np.int32)}
