@@ -30,6 +30,7 @@ PAGES = [
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 TABLE = runpy.run_path(str(ROOT / "docs/table.py"), run_name="table")
+SPEED = runpy.run_path(str(ROOT / "docs/speed.py"), run_name="speed")
 WRITTEN = runpy.run_path(str(ROOT / "docs/pages.py"), run_name="pages")
 
 
@@ -39,6 +40,11 @@ def python_code(text: str) -> list[str]:
 
 def test_the_readme_has_the_table_of_the_results():
     assert TABLE["write"](README, ROOT / "docs/results") == README
+
+
+def test_the_page_of_performance_has_the_tables_of_the_results():
+    page = (ROOT / "docs/performance.md").read_text()
+    assert SPEED["write"](page, ROOT / "docs/results/h200") == page
 
 
 @pytest.mark.parametrize("name", WRITTEN["PARTS"])

@@ -262,6 +262,10 @@ def is_slow(text):
     return "01oi" in text or "f01b" in text
 
 
+on_cpu = pytest.mark.skipif(jax.default_backend() != "cpu", reason="reads a program that XLA:CPU compiled")
+
+
+@on_cpu
 def test_gradients_in_a_chain_keep_the_fast_kernel(monkeypatch, draw_parameters):
     text = chain_text(convolution.convolve, monkeypatch, draw_parameters)
     assert "while" in text
@@ -271,6 +275,7 @@ def test_gradients_in_a_chain_keep_the_fast_kernel(monkeypatch, draw_parameters)
     assert is_slow(chain_text(plain, monkeypatch, draw_parameters))
 
 
+@on_cpu
 def test_gradients_of_weights_are_forward_convolutions_too():
     # In a loop (as where a batch is cut in pieces), where XLA's own would be labelled.
     def gradient(convolve, x, kernel):

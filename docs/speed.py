@@ -1,0 +1,103 @@
+"""Writes the tables of docs/performance.md from the files in docs/results/h200.
+
+    python docs/speed.py           writes the tables
+    python docs/speed.py --check   exit code 1 if the tables do not match the files
+
+`t6.json`, `small.json` and `small_options.json` were written by tests/benchmarks/accelerator.py, `peers.json`
+by tests/benchmarks/peers.py. Kernels and single convolutions are in the files, not in the tables.
+"""
+
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+PAGE = HERE / "performance.md"
+FORMS = {
+    "base": "bfloat16",
+    "tf32": "float32, products in TF32: the default on a GPU",
+    "float32": "float32, `config.network.precision=highest`",
+    "own_gradients": "bfloat16, gradients of convolutions as on a CPU",
+    "graph": "bfloat16, whole chains as one CUDA graph",
+    "conv_fusion": "bfloat16, `xla_gpu_experimental_enable_conv_fusion`",
+    "runtime_fusion": "bfloat16, `xla_gpu_use_runtime_fusion`",
+    "nhwc": "bfloat16, `xla_gpu_force_conv_nhwc`",
+}
+PEERS = {
+    "drl_jax": "drl_jax",
+    "eager": "PyTorch, eager",
+    "compiled": "PyTorch, blocks by `torch.compile`",
+    "graphs": "PyTorch, the same, and each gradient of a chain as one CUDA graph",
+}
+
+
+def table(header: str, rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table."""
+    columns = header.count("|") + 1
+    lines = [f"| {header} |", "|" + "---|" * columns, *(f"| {' | '.join(row)} |" for row in rows)]
+    return "\n".join(lines) + "\n"
+
+
+def forms(reports: dict[str, Any]) -> str:
+    """The step in each form."""
+    rows = []
+    runs = ("t6", "8 blocks"), ("small", "2 blocks"), ("small_options", "2 blocks, another run")
+    for name, network in runs:
+        for form, row in reports[name]["forms"].items():
+            share = f"{row['share_of_floor']:.0%}" if "share_of_floor" in row else ""
+            cells = f"{row['seconds']:.3f}", f"{row['tflops']:.0f}", share, f"{row['peak_mib'] / 1024:.1f}"
+            rows.append((network, FORMS[form], *cells))
+    return table(
+        "network | computation | seconds | TFLOP/s | share of the convolutions' own speed | GiB", rows
+    )
+
+
+def ceilings(reports: dict[str, Any]) -> str:
+    """What the machine can do."""
+    rows = [(what, f"{value:.3g}") for what, value in reports["t6"]["ceilings"].items()]
+    convolutions = [row for row in reports["t6"]["convolutions"] if row["rows"] == 256 and row["inputs"] > 3]
+    for side in (32, 16, 8, 4):
+        speeds = [row["tflops"] for row in convolutions if row["side"] == side]
+        label = f"3x3 convolutions of {side}x{side} pixels, 256 images, bfloat16, TFLOP/s"
+        rows.append((label, f"{min(speeds):.0f} to {max(speeds):.0f}"))
+    return table("what | measured", rows)
+
+
+def peers(reports: dict[str, Any]) -> str:
+    """The step beside PyTorch's."""
+    report = reports["peers"]
+    own, rows = report["step"]["drl_jax"]["median"], []
+    for name, title in PEERS.items():
+        row = report["step"][name]
+        quartiles = " to ".join(f"{seconds:.3f}" for seconds in row["quartiles"])
+        ready = f"{report['prepared'][name]['seconds']:.0f}"
+        memory = f"{report['memory'][name] / 2**30:.1f}"
+        rows.append((title, f"{row['median']:.3f}", quartiles, f"{row['median'] / own:.2f}", ready, memory))
+    return table("program | seconds | quartiles | against ours | ready after, s | GiB", rows)
+
+
+TABLES = {"ceilings": ceilings, "forms": forms, "peers": peers}
+
+
+def write(page: str, folder: Path) -> str:
+    """Returns the page with new tables in it."""
+    reports = {file.stem: json.loads(file.read_text()) for file in folder.glob("*.json")}
+    for name, make in TABLES.items():
+        begin, end = f"<!-- {name}: written by docs/speed.py -->\n", f"<!-- end of {name} -->"
+        before, rest = page.split(begin)
+        page = before + begin + make(reports) + end + rest.split(end, 1)[1]
+    return page
+
+
+def main() -> None:
+    old = PAGE.read_text()
+    new = write(old, HERE / "results" / "h200")
+    if "--check" in sys.argv[1:]:
+        sys.exit("docs/performance.md does not match docs/results: run docs/speed.py" if new != old else 0)
+    PAGE.write_text(new)
+
+
+if __name__ == "__main__":
+    main()
