@@ -36,7 +36,7 @@ class Plan(NamedTuple):
       step: the compiled training step; None if it was not compiled as a whole.
       sampler: the compiled sampler; None if it was not compiled.
       seconds: that planning took.
-      process_memory: bytes that planning took.
+      process_memory: bytes that compiling took.
     """
 
     topology: Topology
@@ -130,6 +130,7 @@ def make_plan(
         largest=largest,
         times=times,
         seconds=time.monotonic() - began,
+        process_memory=compiler.process_memory,
         **found._asdict(),
     )
 
@@ -197,16 +198,14 @@ class _Estimate(NamedTuple):
     collectives: list[Collective] | None = None
     step: Compiled | None = None
     sampler: Compiled | None = None
-    process_memory: int = 0
 
 
 def _of_whole_step(config: Config, topology: Topology, compiler: Compiler) -> _Estimate:
     step = compiler.compile(_request("compile", config, topology, is_quick=False))
-    last, sampler = step, None
+    sampler = None
     if step.memory is not None:
-        request = _request("compile", config, topology, program="sampler", is_quick=False)
-        last = sampler = compiler.compile(request)
-    return _Estimate(_peak(step), "the compiled step", _messages(step), step, sampler, last.process_memory)
+        sampler = compiler.compile(_request("compile", config, topology, program="sampler", is_quick=False))
+    return _Estimate(_peak(step), "the compiled step", _messages(step), step, sampler)
 
 
 class _SmallerSteps:
@@ -233,15 +232,14 @@ class _SmallerSteps:
         source = "the step, compiled with less effort"
         if self._further:
             source += f" and with {_SMALL[0]} and {_SMALL[1]} blocks per resolution"
-        return _Estimate(self.peak(rows), source, _messages(last), process_memory=last.process_memory)
+        return _Estimate(self.peak(rows), source, _messages(last))
 
     def _compile(self, rows: int) -> list[Compiled]:
         if rows not in self._compiled:
             batch_size = rows * self._topology.num_devices
             configs = [replace(c, data=replace(c.data, batch_size=batch_size)) for c in self._configs]
-            self._compiled[rows] = [
-                self._compiler.compile(_request("compile", c, self._topology)) for c in configs
-            ]
+            requests = [_request("compile", c, self._topology) for c in configs]
+            self._compiled[rows] = self._compiler.compile_all(requests)
         return self._compiled[rows]
 
 

@@ -27,13 +27,17 @@ class Formula(Compiler):
     """Answers as a compiler whose peak is 100 MiB, 10 per block, and 2 per row and block."""
 
     def __init__(self, available=4000):
+        super().__init__([], [])
         self.available, self.requests = available, []
 
     def count(self, request):
         rows = request.rows
         return Counts(10**6, 4 * 10**6, Flops(10.0 * rows, 9.0 * rows), Flops(5.0, 5.0), 7 * rows)
 
-    def compile(self, request):
+    def compile_all(self, requests):
+        return [self.answer(request) for request in requests]
+
+    def answer(self, request):
         if request.what == "available":
             return Compiled(available=self.available * MIB)
         self.requests.append(request)
