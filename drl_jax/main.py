@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from drl_jax.parallel import rendezvous
 from drl_jax.parallel.environments import this_job
 from drl_jax.parallel.preemption import EXIT_CODE, Stop, Stopped, exit_now, handle_signals, is_peer_failure
 
+_THREADS_WITHIN = 5.0  # seconds in which threads of libraries must end
 _NAMED_WITHIN = 5.0  # seconds in which `parallel.watch` names a process that has ended
 USAGE = """usage: drl-jax COMMAND --config=CONFIG --workdir=DIR [--config.KEY=VALUE ...]
 
@@ -52,15 +54,38 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     with handle_signals() as stop:
         try:
             run(argv, stop)
+            sys.stdout.flush()  # here, where a reader that is gone can be handled
         except Exception as error:
             code, message = _explain(error, stop)
             all_end = isinstance(error, Stopped)
             if message:
-                print(f"drl-jax: {message}", file=sys.stderr, flush=True)
+                with suppress(OSError, ValueError):  # nobody reads it
+                    print(f"drl-jax: {message}", file=sys.stderr, flush=True)
             if not is_joined() and argv[:1] != ["prepare"]:
                 tell_others(error, message)
         if not all_end and is_joined():
             exit_now(code)
+    sys.exit(code)
+
+
+def program() -> NoReturn:
+    """Runs a command as a program of its own: ends even where a thread of a library does not.
+
+    After a failed save, threads of Orbax may wait for minutes.
+    """
+    code: object = 0
+    try:
+        main()
+    except SystemExit as ended:
+        code = ended.code
+    end = time.monotonic() + _THREADS_WITHIN
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join(max(0.0, end - time.monotonic()))
+            if thread.is_alive():
+                with suppress(OSError, ValueError):
+                    sys.stdout.flush()
+                os._exit(code if isinstance(code, int) else 1)
     sys.exit(code)
 
 
@@ -135,8 +160,10 @@ def _explain(error: Exception, stop: Stop) -> tuple[int, str]:
         case ImportError():  # a path of gs://… without the package for it
             extra = "; pip install 'drl-jax[gcs]'" if "gcsfs" in str(error) else ""
             return 1, f"{error}{extra}"
-        case BrokenPipeError():  # nobody reads the output; what Python still flushes is discarded too
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        case BrokenPipeError():  # nobody reads what was asked for, such as `--show`
+            from drl_jax.report.console import discard
+
+            discard(sys.stdout)
             return 1, ""
         case OSError():  # a full disk, a folder that is gone
             where = "" if error.filename is None else f"{error.filename}: "
@@ -147,4 +174,4 @@ def _explain(error: Exception, stop: Stop) -> tuple[int, str]:
 
 
 if __name__ == "__main__":
-    main()
+    program()

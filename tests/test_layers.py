@@ -17,6 +17,7 @@ ORDER = [
         "applications",
         "machine",
         "files",
+        "ownership",
         "arrays",
         "pixels",
         "data",

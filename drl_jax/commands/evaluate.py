@@ -30,6 +30,7 @@ from drl_jax.evaluation.preview import save_densities
 from drl_jax.evaluation.reference import short_hash
 from drl_jax.evaluation.scores import TOTAL_VARIATION, FeatureSet
 from drl_jax.evaluation.store import SampleStore, draw_missing, read_samples
+from drl_jax.ownership import owned
 from drl_jax.parallel.consensus import barrier, on_process_0, together
 from drl_jax.parallel.preemption import Stop
 from drl_jax.report import metrics_log, provenance
@@ -79,7 +80,7 @@ def evaluate(config: Config, workdir: epath.Path, prepare_command: str, stop: St
         store = SampleStore(folder)
 
         def take_folder() -> None:
-            opened.enter_context(files.locked(folder, "evaluation"))
+            opened.enter_context(owned(folder, "evaluation"))
             store.write_identity(identity)
 
         on_process_0(take_folder)

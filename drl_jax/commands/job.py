@@ -7,7 +7,6 @@ import uuid
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,7 +21,6 @@ from drl_jax.config.schema import Config
 from drl_jax.core.model import Model
 from drl_jax.data.sources import Source, fingerprint
 from drl_jax.errors import UserError
-from drl_jax.machine import machine_type
 from drl_jax.parallel import compile_cache
 from drl_jax.parallel.consensus import broadcast, gather, on_process_0
 from drl_jax.parallel.mesh import Placement, place
@@ -189,13 +187,12 @@ def _is_listed(file: epath.Path) -> bool:
 def configure_jax(config: Config) -> None:
     """Sets the precision of products, and keeps compiled programs on disk, so that a second start is quick.
 
-    Each type of machine has its own folder. Small programs are kept too: a start has hundreds of them. JAX's
-    own variables override where programs are kept.
+    Each type of machine has its own folder. Where none can be written, nothing is kept. Small programs are
+    kept too: a start has hundreds of them. JAX's own variables override where programs are kept.
     """
     set_precision(config)
-    if not jax.config.values["jax_compilation_cache_dir"]:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(cache / "drl_jax" / machine_type()))
+    if not jax.config.values["jax_compilation_cache_dir"] and (folder := compile_cache.default_folder()):
+        jax.config.update("jax_compilation_cache_dir", str(folder))
         if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     silence_orbax()

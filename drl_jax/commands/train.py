@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -25,6 +25,7 @@ from drl_jax.data.stream import batches
 from drl_jax.errors import UserError
 from drl_jax.evaluation.evaluator import Evaluator
 from drl_jax.evaluation.scores import lower_is_better
+from drl_jax.ownership import Check, owned
 from drl_jax.parallel.consensus import all_processes, on_process_0, together
 from drl_jax.parallel.mesh import describe
 from drl_jax.parallel.preemption import Stop
@@ -61,7 +62,7 @@ def train(config: Config, workdir: epath.Path, prepare_command: str, stop: Stop)
     with job as placement, ExitStack() as opened:
         is_first = jax.process_index() == 0
         taken = on_process_0(lambda: _take_workdir(opened, config, workdir))
-        changed, check_owner = taken or ([], None)
+        changed, check_owner = taken or ([], lambda: None)
         _logger.info("%s", _overview(config, parts, len(source)))
         for line in changed:
             _logger.info("%s", line)
@@ -96,7 +97,7 @@ def train(config: Config, workdir: epath.Path, prepare_command: str, stop: Stop)
                 open_checkpoints(
                     workdir / FOLDER,
                     Retention(config.checkpoint.keep, config.checkpoint.keep_every),
-                    before_save=_owner_check(workdir, check_owner),
+                    before_save=lambda: on_process_0(check_owner),
                 )
             ),
             log=opened.enter_context(open_log(workdir)) if is_first else NullLog(),
@@ -188,29 +189,18 @@ def _check_best(config: Config, metrics: list[str]) -> None:
         )
 
 
-def _take_workdir(
-    opened: ExitStack, config: Config, workdir: epath.Path
-) -> tuple[list[str], Callable[[], None] | None]:
-    """Locks the workdir and saves the config in it.
+def _take_workdir(opened: ExitStack, config: Config, workdir: epath.Path) -> tuple[list[str], Check]:
+    """Keeps other jobs out of the workdir, and saves the config in it.
 
-    Returns the changes since the run began, and what checks that no other job has taken the workdir; None
-    where there is a lock.
+    Returns the changes since the run began, and what checks that no other job has taken the workdir.
     """
-    opened.enter_context(files.locked(workdir))
+    check = opened.enter_context(owned(workdir))
     changed = resume.changes_in_workdir(workdir, config)
     try:
         schema.save(config, workdir / schema.FILE)
-        check = None if files.is_local(workdir) else files.take(workdir)
     except OSError as error:
         raise UserError(f"--workdir={workdir} cannot be written: {error.strerror or error}") from None
     return changed, check
-
-
-def _owner_check(workdir: epath.Path, check: Callable[[], None] | None) -> Callable[[], object]:
-    """What all processes call before a save: process 0 checks the owner of the workdir."""
-    if files.is_local(workdir):
-        return lambda: None
-    return lambda: on_process_0(lambda: check and check())
 
 
 def _overview(config: Config, parts: Components, num_examples: int) -> str:

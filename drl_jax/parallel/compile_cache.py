@@ -6,7 +6,26 @@ So do they on CPUs, where the key of a program depends on the process. No settin
 `jax_share_binary_between_hosts` sends a program only after a miss, and process 0 does not miss what it wrote.
 """
 
+import os
 from contextlib import suppress
+from pathlib import Path
+
+from drl_jax.machine import machine_type
+
+
+def default_folder() -> Path | None:
+    """Returns where compiled programs are kept: below $XDG_CACHE_HOME, or else ~/.cache.
+
+    None if that cannot be written: a container may run as a user without a name and a home. A folder that
+    others can write, such as /tmp, is no place for programs.
+    """
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = cache / "drl_jax" / machine_type()
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # RuntimeError: there is no home
+        return None
+    return folder if os.access(folder, os.W_OK) else None
 
 
 def write_here(process_index: int) -> None:

@@ -1,6 +1,12 @@
 """Stopping on a signal: the run saves its state and exits with code 42, together with all its processes.
 
-What follows a signal (SIGTERM or SIGINT):
+    signal                                                what follows
+    SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2,   an orderly end, as below; but a signal that was
+    SIGALRM, SIGVTALRM, SIGPROF, SIGXCPU, SIGIO, SIGPWR,  ignored when the program started stays ignored
+    SIGSTKFLT, SIGRTMIN … SIGRTMAX                        (nohup), and a handler of somebody else stays
+    SIGKILL, and faults: SIGSEGV, SIGBUS, SIGFPE, …       the process dies; the last checkpoint is kept
+    SIGPIPE, SIGXFSZ                                      an error of the write, which is told or passed over
+    SIGSTOP, SIGTSTP, SIGCONT and others                  what they always do
 
     state of this process                    first signal             second signal, a second later
     busy: work that no checkpoint holds      `requested` is set       exit with 42 at once
@@ -24,7 +30,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 EXIT_CODE = 42  # "start me again": JobSet and SLURM scripts read it as preemption
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# What by default ends a process, can be caught, and is no fault of the program. Systems lack some of them.
+_NAMES = (
+    "TERM",
+    "INT",
+    "HUP",
+    "QUIT",
+    "USR1",
+    "USR2",
+    "ALRM",
+    "VTALRM",
+    "PROF",
+    "XCPU",
+    "IO",
+    "PWR",
+    "STKFLT",
+)
 _ECHO = 1.0  # seconds: a terminal and a launcher may both send the same signal
 EXIT_DELAY = 2.0  # seconds by which process 0 outlives the others
 _PEER_FAILURE = re.compile(r"\b(UNAVAILABLE|ABORTED|DEADLINE_EXCEEDED|CANCELLED): |[Gg]loo")
@@ -93,25 +114,48 @@ class Stop:
             os._exit(code)
 
 
+def ending_signals() -> list[int]:
+    """Returns the signals of the table above that are not ignored, and for which nobody has a handler."""
+    named = [getattr(signal, f"SIG{name}") for name in _NAMES if hasattr(signal, f"SIG{name}")]
+    real_time = range(signal.SIGRTMIN, signal.SIGRTMAX + 1) if hasattr(signal, "SIGRTMIN") else ()
+    unset = (signal.SIG_DFL, signal.default_int_handler, _noted)
+    return [number for number in (*named, *real_time) if signal.getsignal(number) in unset]
+
+
+def _noted(*_: object) -> None:
+    """Handles a signal in the main thread: does nothing. The thread of `handle_signals` reacts."""
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most of the real-time signals
+        return f"signal {number}"
+
+
 @contextmanager
 def handle_signals() -> Iterator[Stop]:
-    """Handles signals inside this context. Enter it in the main thread.
+    """Handles signals inside this context. Python allows that in the main thread only; others handle none.
 
     Python runs a signal handler between two instructions of the main thread, which may be inside the
     compiler for minutes. So the handlers do nothing. The interpreter writes the number of each signal into
     a socket at once, and a thread reads it at the other end.
     """
     stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    numbers = ending_signals()
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
 
     def listen() -> None:
         while number := ours.recv(1)[0]:
-            if number in _SIGNALS:
-                stop.on_signal(signal.Signals(number).name)
+            if number in numbers:
+                stop.on_signal(_name(number))
 
     listener = threading.Thread(target=listen, daemon=True)
-    handlers = {number: signal.signal(number, lambda *_: None) for number in _SIGNALS}
+    handlers = {number: signal.signal(number, _noted) for number in numbers}
     before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
     listener.start()
     try:
@@ -135,14 +179,15 @@ def raise_on_signal() -> Iterator[None]:
     Raises:
       Stopped: a signal came.
     """
+    numbers = ending_signals()
 
     def interrupt(*_: object) -> None:
-        for number in _SIGNALS:
+        for number in numbers:
             signal.signal(number, signal.SIG_IGN)  # the clean-up is short
         raise KeyboardInterrupt
 
     wakeup = signal.set_wakeup_fd(-1)  # the thread of `handle_signals` must not react as well
-    handlers = {number: signal.signal(number, interrupt) for number in _SIGNALS}
+    handlers = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     except KeyboardInterrupt:
@@ -216,6 +261,6 @@ def exit_now(code: int) -> None:
 
 
 def _print(line: str) -> None:
-    # Not through sys.stderr, which another thread may hold; a closed pipe must not matter.
+    # Not through sys.stderr, which another thread may hold; a reader that is gone must not matter.
     with suppress(OSError):
         os.write(2, f"drl-jax: {line}\n".encode())

@@ -1,6 +1,7 @@
 """Starting the devices: joining the other processes of a job, and splitting a CPU into devices."""
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -45,6 +46,7 @@ def join_job(batch_size: int, facts: Callable[[], Mapping[str, Any]], stop: Stop
         )
     if job is None or not job.is_tpu:
         start_devices(batch_size // job.count if job else batch_size)
+    check_devices()
     # Not before the CPU is split: this starts the devices.
     if job is not None and jax.process_count() != job.count:
         raise UserError(
@@ -55,19 +57,50 @@ def join_job(batch_size: int, facts: Callable[[], Mapping[str, Any]], stop: Stop
 
 
 def start_devices(batch_size: int = 0) -> None:
-    """Splits a CPU into devices. Call it before anything else uses a device.
+    """Splits a CPU into devices, if nothing has used a device yet. In a notebook something may have.
 
     One XLA:CPU device keeps little more than one core busy in a chain. So a CPU becomes several devices:
-    the largest number up to its cores that divides the batch. JAX_NUM_CPU_DEVICES overrides this.
+    the largest number up to its cores that divides the batch. JAX_NUM_CPU_DEVICES overrides this, and so
+    does --xla_force_host_platform_device_count in XLA_FLAGS.
 
     Args:
       batch_size: rows of this process in a batch; 0 lets any number of devices do.
     """
     count = jax.config.values["jax_num_cpu_devices"]
     if count == -1:  # JAX's value for "not given"
+        count = _count_in_xla_flags()
+    if count is None:
         count = _divisor(batch_size, num_cores())
-        jax.config.update("jax_num_cpu_devices", count)
+        try:
+            jax.config.update("jax_num_cpu_devices", count)
+        except RuntimeError:  # the devices are there already
+            return
     provide_threads(count)
+
+
+def check_devices() -> None:
+    """Checks that there is a device.
+
+    Raises:
+      UserError: there is none, or none of the kind that was asked for.
+    """
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        asked = jax.config.values["jax_platforms"]
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        if asked:
+            raise UserError(
+                f"JAX_PLATFORMS={asked} asks for a device that is not here ({reason}); unset it, or take "
+                "JAX_PLATFORMS=cpu"
+            ) from None
+        raise UserError(f"JAX finds no device ({reason}); JAX_PLATFORMS=cpu takes the CPU") from None
+
+
+def _count_in_xla_flags() -> int | None:
+    """The number of CPU devices that XLA_FLAGS asks for; None if it does not. XLA heeds the last one."""
+    found = re.findall(r"--xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
+    return int(found[-1]) if found else None
 
 
 def provide_threads(num_cpu_devices: int) -> None:

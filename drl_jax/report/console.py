@@ -1,20 +1,39 @@
 """Printing: information to standard output, warnings to standard error, from process 0 alone."""
 
+import errno
 import logging
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import TextIO
 
 import jax
 
+_READER_GONE = (errno.EPIPE, errno.EIO)  # of a pipe; of a terminal
+
 
 class _Console(logging.Handler):
+    """Prints. What cannot be printed is left out: the workdir has the results, and work must not be lost."""
+
     def emit(self, record: logging.LogRecord) -> None:
-        # A failure to print is raised, not hidden: the program decides what a closed pipe means.
-        if record.levelno >= logging.WARNING:
-            print(f"drl-jax: {record.getMessage()}", file=sys.stderr, flush=True)
-        else:
-            print(record.getMessage(), flush=True)
+        is_warning = record.levelno >= logging.WARNING
+        stream = sys.stderr if is_warning else sys.stdout
+        try:
+            print(f"{'drl-jax: ' if is_warning else ''}{record.getMessage()}", file=stream, flush=True)
+        except OSError as error:  # on a full disk the next lines may find room
+            if error.errno in _READER_GONE:
+                discard(stream)
+        except ValueError:  # the stream was closed
+            pass
+
+
+def discard(stream: TextIO) -> None:
+    """Lets all that is printed to a stream vanish, because nobody reads it any more."""
+    with suppress(OSError, ValueError):  # not every stream is a file
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, stream.fileno())
+        os.close(nothing)
 
 
 @contextmanager

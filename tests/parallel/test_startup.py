@@ -1,16 +1,21 @@
 """How this process joins the job that its environment describes."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
 import pytest
 
 from drl_jax.errors import UserError
-from drl_jax.parallel import startup
+from drl_jax.parallel import compile_cache, startup
 from drl_jax.parallel.environments import Job
 from drl_jax.parallel.preemption import Stop
 from drl_jax.parallel.rendezvous import Limits
 
+ROOT = Path(__file__).parents[2]
 JOB = Job("host:12", 2, 1, "a test", (3,))
 
 
@@ -24,6 +29,7 @@ def join(monkeypatch):
     monkeypatch.setattr(startup, "num_cores", lambda: 6)
     update = lambda name, value: done.append((name, value))
     monkeypatch.setattr(jax, "config", SimpleNamespace(values={"jax_num_cpu_devices": -1}, update=update))
+    monkeypatch.setattr(jax, "devices", lambda: [])
     monkeypatch.setattr(jax.distributed, "initialize", lambda *a, **named: done.append((*a, named)))
 
     def join(job, processes=1):
@@ -64,3 +70,57 @@ def test_the_devices_of_a_tpu_are_not_counted_before(join):
 def test_devices_of_another_number_of_processes_are_refused(join):
     with pytest.raises(UserError, match=r"a test describes a job of 2 processes, .* those of 1"):
         join(JOB, 1)
+
+
+PROGRAM = """
+import os, jax
+from drl_jax.parallel.startup import check_devices, start_devices
+{before}
+start_devices(8)
+check_devices()
+print(len(jax.devices()), os.environ.get("NPROC"))
+"""
+
+
+def devices_of(before="", **variables):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("JAX", "XLA"))}
+    environment |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), **variables}
+    command = [sys.executable, "-c", PROGRAM.format(before=before)]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+    return ended.stdout, ended.stderr
+
+
+def test_the_number_of_devices_in_xla_flags_is_respected():
+    printed, _ = devices_of(XLA_FLAGS="--xla_force_host_platform_device_count=3 --xla_dump_to=")
+    assert printed.split()[0] == "3"
+    assert int(printed.split()[1]) >= 6  # threads, as for any other number of devices
+
+
+def test_devices_that_are_in_use_already_stay():
+    printed, errors = devices_of(before="jax.numpy.zeros(3) + 1")
+    assert printed.split()[0] == "1", errors
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu", "rocm", "nothing"])
+def test_a_device_that_is_not_here_is_named(platform):
+    printed, errors = devices_of(JAX_PLATFORMS=platform)
+    assert not printed
+    assert f"UserError: JAX_PLATFORMS={platform} asks for a device that is not here (" in errors
+
+
+def test_compiled_programs_are_kept_where_that_is_possible(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = compile_cache.default_folder()
+    assert folder is not None
+    assert folder.is_relative_to(tmp_path / "cache" / "drl_jax")
+    assert folder.is_dir()
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert compile_cache.default_folder() is None
+
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr("pathlib.Path.home", no_home)
+    assert compile_cache.default_folder() is None
