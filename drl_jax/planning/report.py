@@ -5,13 +5,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from drl_jax.config import schema
 from drl_jax.config.schema import Config
 from drl_jax.planning.plan import Plan, Size
 from drl_jax.planning.roofline import peak
 from drl_jax.planning.topologies import GIB
+from drl_jax.report.plotting import Figure
 
 _CLOCKS = {
     "v4": 1.05e9,

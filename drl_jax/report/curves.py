@@ -4,12 +4,10 @@ import io
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import matplotlib
 from etils import epath
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from drl_jax import files
+from drl_jax.report.plotting import Axes, Figure, colormaps
 
 _PANEL = (4.0, 2.6)  # inches
 _COLUMNS = 3
@@ -91,7 +89,7 @@ def _panel(
     """A function that draws one curve per name, by label, of `value(line, name)`."""
 
     def draw(axes: Axes) -> None:
-        colors = matplotlib.colormaps["viridis"]
+        colors = colormaps["viridis"]
         for i, (label, name) in enumerate(names.items()):
             known = [(line["step"], value(line, name)) for line in lines]
             points = [(step, y) for step, y in known if y is not None]

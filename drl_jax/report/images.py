@@ -3,7 +3,6 @@
 import io
 from collections.abc import Sequence
 
-import matplotlib
 import numpy as np
 from etils import epath
 from jaxtyping import Float, UInt8
@@ -13,6 +12,7 @@ from drl_jax import files
 from drl_jax.data.densities import Density
 from drl_jax.metrics import density_grid
 from drl_jax.pixels import to_uint8
+from drl_jax.report.plotting import colormaps
 
 MAX_SHOWN = 100  # images in a grid
 _MAX_STRIPS = 8  # images whose process is shown
@@ -62,7 +62,7 @@ def save_densities(rows: Sequence[Sequence[Float[np.ndarray, "side side"]]], pat
       rows: not negative; the first axis points to the right, the second up.
       path: of the PNG file.
     """
-    color = matplotlib.colormaps["magma"]
+    color = colormaps["magma"]
     lines = []
     for row in rows:
         panels = [color(np.flipud(m.T) / max(m.max(), 1e-300))[..., :3] for m in row]
