@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import NoReturn
 
@@ -130,6 +130,7 @@ def run(argv: Sequence[str], stop: Stop) -> None:
         meant = "; the command comes first" if command.startswith("-") else ""
         meant = "".join(f"; did you mean {near}?" for near in nearest(command, COMMANDS)) or meant
         raise UserError(f"{command!r} is not a command; commands are {', '.join(COMMANDS)}{meant}")
+    _check_variables(os.environ)
     arguments = parse(flags, command)
     if arguments.show:
         print(json.dumps(schema.to_dict(arguments.config), indent=1))
@@ -139,6 +140,14 @@ def run(argv: Sequence[str], stop: Stop) -> None:
     if command in NEED_WORKDIR and not arguments.workdir:
         raise UserError(f"--workdir is missing; `{command}` needs the folder of a run")
     call(command, arguments, stop)
+
+
+def _check_variables(environment: Mapping[str, str]) -> None:
+    """Checks variables that JAX reads when it is imported, where it would end with a traceback."""
+    name = "JAX_NUM_CPU_DEVICES"
+    value = environment.get(name, "1")
+    if not value.isdecimal() or int(value) < 1:
+        raise UserError(f"{name}={value} is not possible: it must be a whole number, at least 1")
 
 
 def _explain(error: Exception, stop: Stop) -> tuple[int, str]:
@@ -158,7 +167,7 @@ def _explain(error: Exception, stop: Stop) -> tuple[int, str]:
         case UserError():
             return 1, str(error)
         case ImportError():  # a path of gs://… without the package for it
-            extra = "; pip install 'drl-jax[gcs]'" if "gcsfs" in str(error) else ""
+            extra = "; pip install -e '.[gcs]'" if "gcsfs" in str(error) else ""
             return 1, f"{error}{extra}"
         case BrokenPipeError():  # nobody reads what was asked for, such as `--show`
             from drl_jax.report.console import discard

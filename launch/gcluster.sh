@@ -5,17 +5,27 @@
 # The cluster is the one of `gcluster job config set`. QUEUE=… names a queue of Kueue. For GPUs take the JobSet
 # files: gcluster does not tell the processes of several nodes about each other.
 # The job restarts after the exit codes 42 and 128 to 255, at most 100 times.
+# shellcheck disable=SC2153 # the loop looks at the variables
 set -euo pipefail
-: "${NAME:?name of the job, at most 28 characters}" "${TYPE:?machine type, such as ct6e-standard-4t}"
-: "${TOPOLOGY:?topology of a slice, such as 4x4}" "${IMAGE:?the image}" "${BUCKET:?bucket with the folder data}"
-: "${DATA:?folder in gs://BUCKET/data}"
+fail() {
+  echo "launch/gcluster.sh: $*" >&2
+  exit 1
+}
+missing=()
+for variable in NAME TYPE TOPOLOGY IMAGE BUCKET DATA; do
+  [[ -n "${!variable:-}" ]] || missing+=("$variable=…")
+done
+((${#missing[@]} == 0)) || fail "these variables are missing: ${missing[*]}"
+(($# > 0)) || fail "the command is missing, as in: launch/gcluster.sh train --config=cifar10:t6 --workdir=gs://…"
+[[ "$BUCKET" =~ ^[a-z0-9][a-z0-9._-]+$ ]] || fail "BUCKET=$BUCKET: only the name of the bucket, without gs://"
+((${#NAME} <= 28)) || fail "NAME=$NAME is too long: at most 28 characters"
 # The data set is copied first: array_record does not read gs://. Then bash becomes the program, which gets SIGTERM.
 copy='import gcsfs, sys; gcsfs.GCSFileSystem().get(*sys.argv[1:], recursive=True)'
 command="python -c '$copy' $BUCKET/data/$DATA/ /tmp/data/$DATA &&"
 command+=" exec env TFDS_DATA_DIR=/tmp/data JAX_COMPILATION_CACHE_DIR=gs://$BUCKET/cache python -m drl_jax"
 for argument; do
   # The command becomes part of a YAML file.
-  [[ "$argument" != *[\'\"\\]* ]] || { echo "launch/gcluster.sh: $argument: quotes and \\ are not possible here" >&2; exit 1; }
+  [[ "$argument" != *[\'\"\\]* ]] || fail "$argument: quotes and \\ are not possible here"
   command+=" '$argument'"
 done
 printf -v codes ',%s' {128..255}

@@ -8,7 +8,7 @@
 #SBATCH --requeue
 #SBATCH --signal=TERM@180
 # One task per GPU, every task sees all GPUs of its node (not --gpus-per-task: its numbering differs from JAX's).
-#   sbatch --nodes=2 launch/slurm.sh train --config=configs/cifar10.py:t6 --workdir=/shared/runs/t6
+#   sbatch --nodes=2 launch/slurm.sh train --config=cifar10:t6 --workdir=/shared/runs/t6
 # Runs .venv/bin/python if there is one where it was submitted, else the python of the PATH; PYTHON=… names another.
 # The program reads the job's layout from SLURM's own variables.
 # Three minutes before its time is up, or when it is preempted, the job saves its state and queues again. It also
@@ -16,6 +16,13 @@
 # failed so that a restart will not help, and after MAX_RESTARTS (20) restarts in a row without a newer checkpoint.
 # WORKDIR/restarts counts these. A workdir on gs:// is not read: there MAX_RESTARTS bounds all restarts of the job.
 set -uo pipefail
+fail() {
+  echo "slurm.sh: $*" >&2
+  exit 1
+}
+(($# > 0)) || fail "the command is missing, as in: sbatch launch/slurm.sh train --config=… --workdir=…"
+[[ -n "${SLURM_JOB_ID:-}" ]] || fail "this is a job of SLURM: sbatch launch/slurm.sh $*"
+[[ "${MAX_RESTARTS:-20}" =~ ^[0-9]+$ ]] || fail "MAX_RESTARTS=$MAX_RESTARTS must be a whole number"
 unset http_proxy https_proxy HTTP_PROXY HTTPS_PROXY # the processes talk to each other
 [[ -x .venv/bin/python ]] && found=.venv/bin/python || found=python
 

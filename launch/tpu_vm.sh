@@ -51,12 +51,18 @@ case $what in
       fail "the slice '$slice' is not possible: give v4:AxBxC, v5p:AxBxC, v5e:AxB or v6e:AxB, as in v6e:4x4"
     shift
     type=${BASH_REMATCH[1]} topology=${BASH_REMATCH[2]}
+    chips=$((${topology//x/*}))
+    # gcloud names a slice by its size: v6e and v5e by chips, v5p and v4 by cores, two per chip. Not every version
+    # takes --type and --topology for all TPUs.
     case $type in
-      v4) runtime=tpu-ubuntu2204-base ;;
-      v5e) runtime=v2-alpha-tpuv5-lite type=v5litepod ;; # gcloud's name
-      v5p) runtime=v2-alpha-tpuv5 ;;
-      v6e) runtime=v2-alpha-tpuv6e ;;
+      v4) runtime=tpu-ubuntu2204-base size=v4-$((2 * chips)) ;;
+      v5e) runtime=v2-alpha-tpuv5-lite size=v5litepod-$chips ;;
+      v5p) runtime=v2-alpha-tpuv5 size=v5p-$((2 * chips)) ;;
+      v6e) runtime=v2-alpha-tpuv6e size=v6e-$chips ;;
     esac
+    [[ "$topology" =~ ^(1x1|2x2|2x4|4x4|4x8|8x8|8x16|16x16|2x2x1|2x2x2|2x2x4|2x4x4|4x4x4|4x4x8|4x8x8|8x8x8|8x8x16)$ ]] ||
+      fail "the slice '$slice' is not possible: sizes are 1x1, 2x2, 2x4, 4x4, 4x8, 8x8, 8x16, 16x16, or 2x2x1, 2x2x2, \
+2x2x4, 2x4x4, 4x4x4, 4x4x8, 4x8x8, 8x8x8, 8x8x16"
     flags=()
     nodes=("--node-id=$TPU")
     while (($# > 0)) && [[ "$1" != -- ]]; do
@@ -74,7 +80,7 @@ case $what in
     printf -v command ' %q' "$@"
     # ^;;^ makes ;; the separator: a command may have commas.
     exec "${tpus[@]}" queued-resources create "$TPU" --zone="$ZONE" "${nodes[@]}" \
-      --type="$type" --topology="$topology" --runtime-version="${RUNTIME:-$runtime}" \
+      --accelerator-type="$size" --runtime-version="${RUNTIME:-$runtime}" \
       --metadata="^;;^drl-jax-source=$SOURCE${DATA:+;;drl-jax-data=$DATA};;drl-jax-command=${command# }" \
       --metadata-from-file=startup-script="$here/tpu_vm_startup" "${flags[@]}"
     ;;

@@ -32,6 +32,10 @@ def plan(
     """
     build(config)  # a wrong value is refused here, in one line
     hardware = parse(topology, slices)
+    if is_full and hardware.kind != "tpu":
+        raise UserError(
+            f"--full compiles for a TPU, and --topology={topology} is planned by formula; leave it out"
+        )
     with open_compiler(needs_tpu=hardware.kind == "tpu") as compiler:
         made = make_plan(config, hardware, compiler, is_full=is_full, finds_largest=sweeps)
     table = sweep(config, made) if sweeps and made.times is not None else []

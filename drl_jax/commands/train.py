@@ -81,6 +81,7 @@ def train(config: Config, workdir: epath.Path, prepare_command: str, stop: Stop)
             _validate_data(record["data"], data, workdir)
 
         run = Run(
+            begin=lambda: on_process_0(lambda: _save_config(config, workdir)),
             init=lambda: init(key),
             step=placement.data_parallel(parts.train_step()),
             evaluate=lambda step, state: evaluator(step, _averaged(parts, state)),
@@ -125,8 +126,9 @@ def train(config: Config, workdir: epath.Path, prepare_command: str, stop: Stop)
             },
             validate=validate,
         )
-        _logger.info("done in %.0f s; samples in %s", time.monotonic() - began, workdir / "samples")
+        _logger.info("trained in %.0f s; samples in %s", time.monotonic() - began, workdir / "samples")
         if metrics:
+            _logger.info("scoring by config.evaluation.metrics=%s", config.evaluation.metrics)
             untrained = _averaged(parts, init(key)) if config.evaluation.score_untrained else None
             scores = _final_scores(
                 config, workdir, evaluator, _averaged(parts, state), untrained, scores, data
@@ -190,17 +192,19 @@ def _check_best(config: Config, metrics: list[str]) -> None:
 
 
 def _take_workdir(opened: ExitStack, config: Config, workdir: epath.Path) -> tuple[list[str], Check]:
-    """Keeps other jobs out of the workdir, and saves the config in it.
+    """Keeps other jobs out of the workdir.
 
     Returns the changes since the run began, and what checks that no other job has taken the workdir.
     """
     check = opened.enter_context(owned(workdir))
-    changed = resume.changes_in_workdir(workdir, config)
+    return resume.changes_in_workdir(workdir, config), check
+
+
+def _save_config(config: Config, workdir: epath.Path) -> None:
     try:
         schema.save(config, workdir / schema.FILE)
     except OSError as error:
         raise UserError(f"--workdir={workdir} cannot be written: {error.strerror or error}") from None
-    return changed, check
 
 
 def _overview(config: Config, parts: Components, num_examples: int) -> str:

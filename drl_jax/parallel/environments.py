@@ -107,6 +107,8 @@ def job_of(
         raise UserError(
             f"JAX_PROCESS_ID={environment['JAX_PROCESS_ID']} is set and JAX_NUM_PROCESSES is not; {_BY_HAND}"
         )
+    if "JAX_COORDINATOR_PORT" in environment:
+        _whole(environment, "JAX_COORDINATOR_PORT")
     is_explained = False
     for rule in _RULES:
         # A TPU knows the hosts of its slice better than SkyPilot, whose nodes may be slices.
@@ -125,6 +127,11 @@ def job_of(
         raise UserError(
             f"{said}: the environment speaks of several processes, and does not say how they meet; {_BY_HAND}"
         )
+    if not is_explained and job is None and (address := environment.get("JAX_COORDINATOR_ADDRESS")):
+        raise UserError(
+            f"JAX_COORDINATOR_ADDRESS={address} is set, and nothing says how many processes there are; "
+            f"{_BY_HAND}"
+        )
     return job
 
 
@@ -138,8 +145,8 @@ def _apply(rule: _Rule, environment: Environment) -> Job | None:
     index = rule.index(environment)
     if not 0 <= index < count:
         raise UserError(
-            f"{rule.source}: process {index} of {count} is not possible: it must be from 0 to {count - 1}; "
-            f"{_values(rule, environment)}"
+            f"process {index} of {count} is not possible: it must be from 0 to {count - 1}; {rule.source} "
+            f"says {_values(rule, environment)}"
         )
     names = [environment[name] for name in rule.id if name in environment]
     return Job(

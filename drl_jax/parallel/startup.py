@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +14,8 @@ from drl_jax.parallel.environments import this_job
 from drl_jax.parallel.preemption import EXIT_DELAY, Stop
 from drl_jax.parallel.rendezvous import limits, meet
 from drl_jax.parallel.watch import Watch
+
+_PLATFORMS = {"cuda": "gpu", "rocm": "gpu"}  # what a device calls itself, where that is another name
 
 
 def join_job(batch_size: int, facts: Callable[[], Mapping[str, Any]], stop: Stop) -> Watch | None:
@@ -47,6 +50,7 @@ def join_job(batch_size: int, facts: Callable[[], Mapping[str, Any]], stop: Stop
     if job is None or not job.is_tpu:
         start_devices(batch_size // job.count if job else batch_size)
     check_devices()
+    check_device_counts([device.process_index for device in jax.devices()])
     # Not before the CPU is split: this starts the devices.
     if job is not None and jax.process_count() != job.count:
         raise UserError(
@@ -79,15 +83,19 @@ def start_devices(batch_size: int = 0) -> None:
 
 
 def check_devices() -> None:
-    """Checks that there is a device.
+    """Checks that there is a device, of the kind that JAX_PLATFORMS names first.
+
+    JAX itself passes over `cuda` in `cuda,cpu` where it sees no GPU. A job would then train on CPUs, at the
+    price of GPUs.
 
     Raises:
-      UserError: there is none, or none of the kind that was asked for.
+      UserError: there is none.
     """
+    asked = jax.config.values.get("jax_platforms") or ""
+    first = asked.split(",")[0]
     try:
-        jax.devices()
+        there = jax.devices()[0].platform
     except (RuntimeError, AssertionError) as error:
-        asked = jax.config.values["jax_platforms"]
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         if asked:
             raise UserError(
@@ -95,6 +103,29 @@ def check_devices() -> None:
                 "JAX_PLATFORMS=cpu"
             ) from None
         raise UserError(f"JAX finds no device ({reason}); JAX_PLATFORMS=cpu takes the CPU") from None
+    if first and there != _PLATFORMS.get(first, first):
+        raise UserError(
+            f"JAX_PLATFORMS={asked} asks for {first} first, and there is none here, only {there}; unset it, "
+            f"or take JAX_PLATFORMS={there}"
+        )
+
+
+def check_device_counts(processes: Sequence[int]) -> None:
+    """Checks that all processes have the same number of devices.
+
+    Args:
+      processes: the process of each device.
+
+    Raises:
+      UserError: they have not. All processes see the same devices, so all of them raise it.
+    """
+    counts = Counter(processes)
+    for process, count in sorted(counts.items()):
+        if count != counts[0]:
+            raise UserError(
+                f"process {process} has {count} devices, and process 0 has {counts[0]}: every process of the "
+                "job needs the same number; is a GPU missing, or JAX_NUM_CPU_DEVICES different?"
+            )
 
 
 def _count_in_xla_flags() -> int | None:

@@ -104,7 +104,7 @@ def open_compiler(*, needs_tpu: bool) -> Iterator[Compiler]:
     """
     if needs_tpu and importlib.util.find_spec("libtpu") is None:
         raise UserError(
-            "libtpu, with which `plan` compiles for a TPU, is not installed; pip install 'drl-jax[tpu]' (no "
+            "libtpu, with which `plan` compiles for a TPU, is not installed; pip install -e '.[tpu]' (no "
             "TPU is needed), or take --topology=gpu:… or cpu:…, which are planned by formula"
         )
     count = min(2, num_cores()) if needs_tpu else 1

@@ -45,6 +45,7 @@ class Run(NamedTuple):
     """What a run works with.
 
     Attributes:
+      begin: is called once, when it is sure that the run can continue.
       init: makes the state before the first step, on all devices.
       step: (state, batch, stop_flags) -> (state, metrics, flags that are set), compiled for all devices.
       evaluate: (step, state) -> scores.
@@ -56,6 +57,7 @@ class Run(NamedTuple):
       workdir: the folder of the run.
     """
 
+    begin: Callable[[], object]
     init: Callable[[], TrainState]
     step: Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, StepMetrics, jax.Array]]
     evaluate: Callable[[int, TrainState], Scores]
@@ -117,6 +119,8 @@ def train(
             raise UserError(
                 f"config.training.steps={cadence.num_steps} is too few: the run is at step {start} already"
             )
+        if divergence is None:
+            run.begin()
         run.data.set_state(record["position"])
         guard.set_state(record["guard"])
         rollbacks = max(rollbacks, int(state.rollbacks))

@@ -83,6 +83,7 @@ def guarded(
     with open_checkpoints(workdir, Retention(3)) as checkpoints:
         train(
             Run(
+                begin=lambda: None,
                 init=lambda: init(key),
                 step=placement.data_parallel(parts.train_step()),
                 evaluate=lambda step, state: {},

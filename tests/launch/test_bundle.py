@@ -104,6 +104,10 @@ def test_a_mistake_gives_one_line(tmp_path):
         built = build(tmp_path, *flags)
         assert (built.returncode, built.stderr.count("\n")) == (1, 1)
         assert said in built.stderr
+    built = build(tmp_path / "new", PYTHON="/no/python")
+    said = "launch/bundle: /no/python: No such file or directory; PYTHON=… names another Python\n"
+    assert (built.returncode, built.stderr) == (1, said)
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.slow

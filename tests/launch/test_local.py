@@ -60,9 +60,9 @@ def test_one_process_is_a_job_too(bench):
     assert variables == {"JAX_NUM_PROCESSES": "1", "JAX_PROCESS_ID": "0"}
 
 
-def test_a_given_address_is_kept(bench):
-    bench.run("local", *LINE, codes=(0,), JAX_COORDINATOR_ADDRESS="here:1234")
-    assert bench.called("python.0")["variables"]["JAX_COORDINATOR_ADDRESS"] == "here:1234"
+def test_an_address_of_another_job_is_not_taken(bench):
+    bench.run("local", *LINE, codes=(0,), JAX_COORDINATOR_ADDRESS="10.99.0.1:1234")
+    assert bench.called("python.0")["variables"]["JAX_COORDINATOR_ADDRESS"].startswith("localhost:")
 
 
 def test_which_python_runs(bench):

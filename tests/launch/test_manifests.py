@@ -318,3 +318,24 @@ def test_a_sky_file(name, tmp_path):
     assert (data, cache) == ("/tmp/data", "gs://b/cache")
     assert arguments == ["-m", "drl_jax", "train", "--config=cifar10:t6", "--workdir=gs://b/runs/t6"]
     assert int(parent) == os.getpid()  # the program has taken the place of the shell
+
+
+@pytest.mark.parametrize(
+    ("file", "changed", "expected"),
+    [
+        ("jobset_tpu.yaml", {"BUCKET": "gs://bucket"}, "BUCKET=gs://bucket is not possible: only the name"),
+        (
+            "jobset_tpu.yaml",
+            {"BUCKET": "bucket/folder"},
+            "BUCKET=bucket/folder is not possible: only the name",
+        ),
+        ("jobset_tpu.yaml", {"NAME": "My_Run"}, "NAME=My_Run is not possible: small letters, digits and -"),
+        ("jobset_tpu.yaml", {"NAME": "n" * 43}, "at most 42 characters"),
+        ("slurm.sh", {}, "slurm.sh is no YAML file of this folder"),
+        ("sky_tpu.yaml", {}, "sky_tpu.yaml needs no render: SkyPilot fills it in itself"),
+    ],
+)
+def test_what_would_fail_on_the_cluster_is_refused(file, changed, expected):
+    done = run(LAUNCH / file, **(VALUES | changed))
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert expected in done.stderr

@@ -109,3 +109,19 @@ def test_another_job_takes_no_count_from_the_workdir(bench, tmp_path):
 def test_restarts_of_a_workdir_that_cannot_be_read(bench):
     job = Restarts(bench, "--workdir=gs://bucket/run")
     assert [job.run() for _ in range(4)] == [True, True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("line", "variables", "expected"),
+    [
+        ((), {}, "the command is missing, as in: sbatch launch/slurm.sh train "),
+        (LINE, {"SLURM_JOB_ID": ""}, "this is a job of SLURM: sbatch launch/slurm.sh train "),
+        (LINE, {"MAX_RESTARTS": "x"}, "MAX_RESTARTS=x must be a whole number"),
+    ],
+)
+def test_a_mistake_takes_no_machine(bench, line, variables, expected):
+    code, printed = bench.run("slurm.sh", *line, codes=(0,), **variables)
+    assert code == 1
+    assert printed.startswith(f"slurm.sh: {expected}")
+    assert printed.count("\n") == 1
+    assert not (bench.records / "srun").exists()

@@ -39,10 +39,10 @@ sys.exit("--recursive" in sys.argv)
 @pytest.mark.parametrize(
     ("slice", "expected"),
     [
-        ("v4:2x2x4", ["--type=v4", "--topology=2x2x4", "--runtime-version=tpu-ubuntu2204-base"]),
-        ("v5e:4x4", ["--type=v5litepod", "--topology=4x4", "--runtime-version=v2-alpha-tpuv5-lite"]),
-        ("v5p:4x4x4", ["--type=v5p", "--topology=4x4x4", "--runtime-version=v2-alpha-tpuv5"]),
-        ("v6e:16x16", ["--type=v6e", "--topology=16x16", "--runtime-version=v2-alpha-tpuv6e"]),
+        ("v4:2x2x4", ["--accelerator-type=v4-32", "--runtime-version=tpu-ubuntu2204-base"]),
+        ("v5e:4x4", ["--accelerator-type=v5litepod-16", "--runtime-version=v2-alpha-tpuv5-lite"]),
+        ("v5p:4x4x4", ["--accelerator-type=v5p-128", "--runtime-version=v2-alpha-tpuv5"]),
+        ("v6e:16x16", ["--accelerator-type=v6e-256", "--runtime-version=v2-alpha-tpuv6e"]),
     ],
 )
 def test_a_slice_is_asked_for(bench, slice, expected):

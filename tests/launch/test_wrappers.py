@@ -85,7 +85,7 @@ def test_a_variable_is_missing(tmp_path, engine, variables):
     for name in variables:
         code, printed = call(tmp_path, engine, {key: variables[key] for key in variables if key != name})
         assert code == 1
-        assert f" {name}: " in printed
+        assert printed == f"launch/{engine}.sh: these variables are missing: {name}=…\n"
         assert printed.count("\n") == 1
         assert not (tmp_path / "record").exists()
 
@@ -136,7 +136,22 @@ def test_an_argument_that_would_break_the_yaml(tmp_path, engine, variables, argu
     assert not (tmp_path / "record").exists()
 
 
-@pytest.mark.parametrize("name", ["render", "xpk.sh", "gcluster.sh"])
+@pytest.mark.parametrize(("engine", "variables"), [("xpk", XPK), ("gcluster", GCLUSTER)])
+def test_a_mistake_is_told_before_the_engine_is_called(tmp_path, engine, variables):
+    def refused(given, line=LINE):
+        code, printed = call(tmp_path, engine, given, line)
+        assert (code, printed.count("\n"), (tmp_path / "record").exists()) == (1, 1, False)
+        return printed.removeprefix(f"launch/{engine}.sh: ")
+
+    two = {name: value for name, value in variables.items() if name not in ("NAME", "DATA")}
+    assert refused(two) == "these variables are missing: NAME=… DATA=…\n"
+    assert refused(variables, []).startswith("the command is missing, as in: ")
+    assert refused(variables | {"BUCKET": "gs://b"}).startswith("BUCKET=gs://b: only the name")
+    if engine == "gcluster":
+        assert refused(variables | {"NAME": "n" * 29}).endswith("is too long: at most 28 characters\n")
+
+
+@pytest.mark.parametrize("name", ["render", "xpk.sh", "gcluster.sh", "slurm.sh", "tpu_vm.sh"])
 def test_the_form_of_a_script(name):
     if SHELLCHECK is None:
         pytest.skip("shellcheck is not installed")

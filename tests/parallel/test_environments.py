@@ -141,6 +141,11 @@ ALONE = {
 REFUSED = {
     "no address": ({"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"}, "JAX_COORDINATOR_ADDRESS is not"),
     "no number": ({"JAX_NUM_PROCESSES": "2", "JAX_COORDINATOR_ADDRESS": "a:1"}, "JAX_PROCESS_ID is not"),
+    "an address alone": (
+        {"JAX_COORDINATOR_ADDRESS": "a:1"},
+        "JAX_COORDINATOR_ADDRESS=a:1 is set, and nothing",
+    ),
+    "a port": ({"JAX_COORDINATOR_PORT": "x"}, "JAX_COORDINATOR_PORT=x is not possible"),
     "no count": ({"JAX_PROCESS_ID": "0", "JAX_COORDINATOR_ADDRESS": "a:1"}, "JAX_NUM_PROCESSES is not"),
     "no port": ({**HAND, "JAX_COORDINATOR_ADDRESS": "host0"}, "it needs host:port"),
     "a port that is none": ({**HAND, "JAX_COORDINATOR_ADDRESS": "host0:70000"}, "port 70000"),

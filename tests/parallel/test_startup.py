@@ -29,7 +29,7 @@ def join(monkeypatch):
     monkeypatch.setattr(startup, "num_cores", lambda: 6)
     update = lambda name, value: done.append((name, value))
     monkeypatch.setattr(jax, "config", SimpleNamespace(values={"jax_num_cpu_devices": -1}, update=update))
-    monkeypatch.setattr(jax, "devices", lambda: [])
+    monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(platform="cpu", process_index=0)])
     monkeypatch.setattr(jax.distributed, "initialize", lambda *a, **named: done.append((*a, named)))
 
     def join(job, processes=1):
@@ -101,11 +101,21 @@ def test_devices_that_are_in_use_already_stay():
     assert printed.split()[0] == "1", errors
 
 
-@pytest.mark.parametrize("platform", ["cuda", "tpu", "rocm", "nothing"])
+@pytest.mark.parametrize("platform", ["cuda", "tpu", "rocm", "nothing", "cuda,cpu", "tpu,cpu"])
 def test_a_device_that_is_not_here_is_named(platform):
     printed, errors = devices_of(JAX_PLATFORMS=platform)
     assert not printed
-    assert f"UserError: JAX_PLATFORMS={platform} asks for a device that is not here (" in errors
+    first = platform.partition(",")[0]
+    # JAX fails, or takes the next one.
+    fails = f"UserError: JAX_PLATFORMS={platform} asks for a device that is not here ("
+    passes = f"UserError: JAX_PLATFORMS={platform} asks for {first} first, and there is none here, only cpu; "
+    assert fails in errors or ("," in platform and passes in errors)
+
+
+def test_all_processes_have_the_same_number_of_devices():
+    startup.check_device_counts([0, 0, 1, 1, 2, 2])
+    with pytest.raises(UserError, match=r"^process 1 has 1 devices, and process 0 has 2: every process"):
+        startup.check_device_counts([0, 0, 1])
 
 
 def test_compiled_programs_are_kept_where_that_is_possible(tmp_path, monkeypatch):

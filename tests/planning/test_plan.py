@@ -64,6 +64,13 @@ def test_the_peak_of_eight_blocks_from_two_and_three():
     assert made.fits
 
 
+def test_a_full_plan_is_for_tpus(tmp_path):
+    with pytest.raises(
+        UserError, match=r"^--full compiles for a TPU, and --topology=gpu:h100:8 is planned by"
+    ):
+        plan(CONFIG, epath.Path(tmp_path), topology="gpu:h100:8", slices=1, is_full=True, sweeps=False)
+
+
 def test_a_full_plan_compiles_the_step_and_the_sampler():
     _, made, compiler = make(is_full=True)
     assert [(r.program, r.quick) for r in compiler.requests] == [("step", False), ("sampler", False)]
@@ -159,7 +166,7 @@ def test_what_the_compiler_says_when_a_program_does_not_fit(message, expected):
 
 def test_without_the_compiler_of_tpus_one_line_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setattr(compiler_module.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'drl-jax\[tpu\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[tpu\]'"):
         plan(CONFIG, epath.Path(tmp_path), topology="v5e:4x4", slices=1, is_full=False, sweeps=False)
 
 

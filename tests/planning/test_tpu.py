@@ -15,7 +15,7 @@ from drl_jax.planning.topologies import parse
 from tests.helpers import small
 
 needs_libtpu = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (pip install 'drl-jax[tpu]')"
+    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (pip install -e '.[tpu]')"
 )
 
 

@@ -232,6 +232,16 @@ def test_a_signal_leaves_nothing_half_prepared(number, program, tmp_path, monkey
     assert signal.getsignal(number) == before
 
 
+@pytest.mark.parametrize("value", ["two", "0", "-1", ""])
+def test_a_number_of_devices_that_cannot_be(value, program, tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", value)
+    ended = program("train", DIGITS, f"--workdir={tmp_path}/run")
+    assert ended.code == 1
+    assert ended.err == (
+        f"drl-jax: JAX_NUM_CPU_DEVICES={value} is not possible: it must be a whole number, at least 1\n"
+    )
+
+
 def test_a_workdir_that_cannot_be_written(program, tmp_path):
     (tmp_path / "file").write_text("")
     ended = program("train", DIGITS, f"--workdir={tmp_path}/file/run", *small())

@@ -101,10 +101,11 @@ def test_what_may_change_is_reported(program, workdir):
 
 
 def test_fewer_steps_than_the_run_has_made(program, workdir):
-    before = metrics_log.read(epath.Path(workdir))
+    before = metrics_log.read(epath.Path(workdir)), (workdir / "config.json").read_text()
     ended = program("train", f"--workdir={workdir}", "--config.training.steps=2")
     refused(ended, "config.training.steps=2", "the run is at step 4 already")
-    assert metrics_log.read(epath.Path(workdir)) == before
+    # A run that is refused changes nothing.
+    assert (metrics_log.read(epath.Path(workdir)), (workdir / "config.json").read_text()) == before
 
 
 @pytest.mark.parametrize("damage", ["{", '{"data": {}}', ""])
