@@ -3,6 +3,8 @@
 The product has no switch for faults. What is injected here replaces a part of it before `main` runs.
 """
 
+import errno
+import fcntl
 import os
 import resource
 import signal
@@ -11,7 +13,7 @@ import time
 
 import jax
 
-from drl_jax import files, main
+from drl_jax import files, main, ownership
 from drl_jax.checkpoints import orbax
 from drl_jax.commands import train
 from drl_jax.data.folder import ImageFiles
@@ -73,6 +75,24 @@ def reader(after: int, how: str) -> None:
         return take(self, indices)
 
     ImageFiles.take = failing
+
+
+def lose_reader() -> None:
+    """Lets nobody read the output: a pipe without a reader takes its place."""
+    reading, writing = os.pipe()
+    os.dup2(writing, 1)
+    os.dup2(writing, 2)
+    os.close(reading)
+
+
+def refuse_locks(heartbeat: float, silence: float) -> None:
+    """Takes the locks from the file system, and lets owners renew their records more often."""
+
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    fcntl.flock = refuse
+    ownership.HEARTBEAT, ownership.SILENCE, ownership.SETTLE = heartbeat, silence, heartbeat
 
 
 def small_disk(limit: int) -> None:

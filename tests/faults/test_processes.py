@@ -25,6 +25,24 @@ SLURM = {
 }
 
 
+def test_a_second_job_where_the_file_system_has_no_locks(start, tmp_path):
+    locks = {"heartbeat": 0.3, "silence": 20.0}
+    long = ["--config.training.steps=1000000", "--config.checkpoint.every=1000000"]
+    (first,) = start("train", tmp_path, *long, "--config.evaluation.every=1000000", refuse_locks=locks)
+    first.wait_for("step 2/")
+    (second,) = start("train", tmp_path, refuse_locks=locks)
+    assert second.ended() == 1
+    assert f"drl-jax: --workdir={tmp_path} is in use by process " in second.printed()
+    first.kill()
+    # Its record is still there, and its process is not: the next job need not wait.
+    began = time.monotonic()
+    (third,) = start("train", tmp_path, refuse_locks=locks)
+    third.wait_for("step 2/")
+    assert time.monotonic() - began < 20
+    assert third.ended() == 0
+    assert not (tmp_path / "owner.json").exists()
+
+
 def test_two_processes_by_the_variables_of_slurm(start, tmp_path):
     # No variable of JAX: address, count and number come from SLURM's.
     points = [f"--config={CONFIGS}/points.py:ring", *POINTS]

@@ -56,6 +56,22 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_was_not(start, whole, tmp_path)
     assert_same_run(tmp_path, whole)
 
 
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU])
+def test_other_signals_that_would_end_a_process(number, start, tmp_path):
+    (job,) = start("train", tmp_path, *LONG)
+    job.wait_for("step 2/")
+    since = send([job], number)
+    assert_ended([job], since, 20)
+    assert stopped_after(job) == newest(tmp_path).step
+    assert f"{number.name}: saving, then stopping" in job.printed()
+
+
+def test_output_that_nobody_reads(start, whole, tmp_path):
+    (job,) = start("train", tmp_path, lose_reader={})
+    assert job.ended() == 0
+    assert_same_run(tmp_path, whole)
+
+
 @pytest.mark.parametrize("processes", [1, 2])
 def test_in_the_first_compilation(processes, start, tmp_path):
     # A network that takes long to compile, and no compiled program at hand.
