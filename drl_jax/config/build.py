@@ -15,7 +15,7 @@ from drl_jax.core.networks import PointEnergy, ResidualEnergy
 from drl_jax.core.networks.residual import check_side
 from drl_jax.core.objective import Objective, recovery_likelihood
 from drl_jax.core.transition import MakeSampler, Transition, mcmc_transition
-from drl_jax.data.sources import Source, open_source
+from drl_jax.data.sources import Opened, open_source
 from drl_jax.errors import UserError
 from drl_jax.parallel.mesh import Placement
 from drl_jax.parallel.preemption import Stop
@@ -145,7 +145,7 @@ def set_precision(config: Config) -> None:
         jax.config.update("jax_default_matmul_precision", config.network.precision)
 
 
-def open_data(config: Config, prepare_command: str) -> Source:
+def open_data(config: Config, prepare_command: str) -> Opened:
     """Opens the examples of `config.data`.
 
     Args:
@@ -164,6 +164,8 @@ def open_data(config: Config, prepare_command: str) -> Source:
         data_dir=data.data_dir,
         path=data.path,
         crop=data.crop,
+        background=data.background,
+        skip_damaged=data.skip_damaged,
         density=data.density,
         timeout=data.timeout,
         prepare_command=prepare_command,
