@@ -145,12 +145,13 @@ def set_precision(config: Config) -> None:
         jax.config.update("jax_default_matmul_precision", config.network.precision)
 
 
-def open_data(config: Config, prepare_command: str) -> Opened:
+def open_data(config: Config, prepare_command: str, *, for_check: bool = False) -> Opened:
     """Opens the examples of `config.data`.
 
     Args:
       config: the config.
       prepare_command: the command that a message names if the data are not prepared.
+      for_check: every example is to be read once, to find the bad ones.
 
     Raises:
       UserError: the data cannot be opened.
@@ -166,6 +167,7 @@ def open_data(config: Config, prepare_command: str) -> Opened:
         crop=data.crop,
         background=data.background,
         skip_damaged=data.skip_damaged,
+        for_check=for_check,
         density=data.density,
         timeout=data.timeout,
         prepare_command=prepare_command,

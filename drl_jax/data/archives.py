@@ -14,7 +14,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from typing import IO, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from drl_jax.data.notes import shown
 from drl_jax.data.walk import is_hidden, suffix_of
@@ -43,7 +43,13 @@ DAMAGE = (
 )
 
 Read = Callable[[], bytes]
-Stream = IO[bytes] | io.BufferedIOBase
+
+
+@runtime_checkable
+class Stream(Protocol):
+    """What can be read from beginning to end."""
+
+    def read(self, size: int = -1, /) -> bytes: ...
 
 
 class Contents(NamedTuple):
@@ -215,8 +221,9 @@ class _Opener:
         last, inner = "its first file", []
         try:
             # A stream goes forward only: to go back would mean to unpack everything again.
-            mode = "r:" if stream is None else "r|"
-            with tarfile.open(fileobj=stream or file, mode=mode, tarinfo=_Member) as archive:
+            source: Any = file if stream is None else stream
+            mode: Any = "r:" if stream is None else "r|"
+            with tarfile.open(fileobj=source, mode=mode, tarinfo=_Member) as archive:
                 while (member := archive.next()) is not None:
                     archive.members.clear()  # pyright: ignore  # 1 kB for each file
                     last = member.name

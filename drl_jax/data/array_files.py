@@ -3,14 +3,14 @@
 import os
 import zipfile
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image
 
 from drl_jax.data import viewing
-from drl_jax.data.archives import DAMAGE, Spool, Stream
+from drl_jax.data.archives import DAMAGE, Spool
 from drl_jax.data.decoding import CropResize, Damaged
 from drl_jax.data.notes import shown
 from drl_jax.errors import UserError
@@ -118,7 +118,7 @@ def _from_npz(path: str, where: str) -> np.ndarray:
         else:
             held = ", ".join(names) or "no arrays"
             raise UserError(
-                f"{where} holds {held}: images are the array {_STORED}, or the only one of uint8 with four axes"
+                f"{where} holds {held}: images are the array {_STORED}, or the only one of uint8 with 4 axes"
             )
         with archive.open(f"{chosen}.npy") as member:
             place = spool.add(member, chosen)
@@ -134,7 +134,7 @@ def _planes_to_pixels(rows: np.ndarray) -> np.ndarray:
     return rows.reshape(-1, 3, side, side).transpose(0, 2, 3, 1)
 
 
-def _header(file, where: str) -> tuple[tuple[int, ...], bool, np.dtype]:
+def _header(file: Any, where: str) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Shape, order and type of an array, from the beginning of a .npy file."""
     try:
         version = np.lib.format.read_magic(file)
@@ -149,7 +149,7 @@ def _header(file, where: str) -> tuple[tuple[int, ...], bool, np.dtype]:
     return shape, is_fortran, dtype
 
 
-def _mapped(file: Stream, offset: int, where: str) -> np.ndarray:
+def _mapped(file: BinaryIO, offset: int, where: str) -> np.ndarray:
     """An array of a .npy file, which stays on disk."""
     file.seek(offset)
     shape, is_fortran, dtype = _header(file, where)

@@ -15,7 +15,7 @@ from drl_jax.data.notes import shown
 from drl_jax.errors import UserError
 
 _MAX_BYTES = 2**30  # of an image file
-# Other forms that data come in, by suffix: what makes images of them, with the program's own Python or another.
+# What makes images of data in other forms.
 _EXPORT_PARQUET = (
     'pip install datasets pillow && mkdir -p {folder} && python -c "from datasets import load_dataset; '
     "[x['image'].convert('RGB').save(f'{folder}/{{i}}.png') for i, x in enumerate(load_dataset('parquet', "

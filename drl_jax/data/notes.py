@@ -17,7 +17,8 @@ class Notes:
     def __init__(self):
         self._lock = threading.Lock()
         self._topics: set[str] = set()
-        self._waiting: list[tuple[int, str]] | None = []  # None: they are told at once
+        self._waiting: list[tuple[int, str]] = []
+        self._tell_now: Callable[[int, str], None] | None = None
         self._skipped: dict[int, str] = {}
         self._record: Callable[[list[str]], None] | None = None
 
@@ -52,12 +53,17 @@ class Notes:
         """How many damaged examples were met so far."""
         return len(self._skipped)
 
-    def listen(self) -> None:
-        """Lets the module's logger have the lines that wait, and those to come."""
+    def listen(self, tell: Callable[[int, str], None] | None = None) -> None:
+        """Tells the lines that wait, and from now on every line at once.
+
+        Args:
+          tell: gets the level of `logging` and the line; None is the module's logger.
+        """
         with self._lock:
-            waiting, self._waiting = self._waiting or [], None
+            self._tell_now = tell or (lambda level, line: _logger.log(level, "%s", line))
+            waiting, self._waiting = self._waiting, []
             for level, line in waiting:
-                self._tell(level, line)
+                self._tell_now(level, line)
 
     def record(self, write: Callable[[list[str]], None]) -> None:
         """Keeps a record of the damaged examples.
@@ -74,8 +80,8 @@ class Notes:
         return [f"{index}\t{reason}" for index, reason in sorted(self._skipped.items())]
 
     def _tell(self, level: int, line: str) -> None:
-        if self._waiting is None:
-            _logger.log(level, "%s", line)
+        if self._tell_now is not None:
+            self._tell_now(level, line)
         else:
             self._waiting.append((level, line))
 

@@ -158,6 +158,7 @@ def open_source(
     density: str | None = None,
     background: tuple[int, ...] = WHITE,
     skip_damaged: bool = False,
+    for_check: bool = False,
     timeout: float = 600.0,
     prepare_command: str = "python -m drl_jax prepare",
 ) -> Opened:
@@ -179,6 +180,7 @@ def open_source(
       density: name of a density in `densities.DENSITIES`.
       background: what shows where an image is transparent: one grey level or RGB, 0 to 255.
       skip_damaged: whether the next sound example takes the place of a damaged one.
+      for_check: every example is to be read once, to find the bad ones: none is kept in memory or replaced.
       timeout: seconds that a call of `take` may wait for files.
       prepare_command: the command that prepares a missing data set, without `--config.data.data_dir`; for the
         message.
@@ -205,7 +207,7 @@ def open_source(
             raise UserError(
                 "config.data.path must be set for config.data.name='folder': a folder or an archive of images"
             )
-        source = open_folder(path, crop_resize, is_tolerant=skip_damaged)
+        source = open_folder(path, crop_resize, is_tolerant=skip_damaged or for_check)
     else:
         # Imported here because it takes a second, and no other data set needs it.
         from drl_jax.data import tfds_source
@@ -214,11 +216,11 @@ def open_source(
         command = f"{prepare_command} --config.data.data_dir={shlex.quote(str(directory))}"
         dataset = tfds_source.find(name, directory, prepare_command=command)
         source = tfds_source.TfdsSplit(dataset, name, split, crop_resize)
-    if skip_damaged:
+    if skip_damaged and not for_check:
         source = SkipDamaged(source, notes)
     source = WithTimeout(source, timeout)
     shape = (image_size, image_size, channels)
-    if len(source) * int(np.prod(shape)) <= _MAX_CACHED:
+    if not for_check and len(source) * int(np.prod(shape)) <= _MAX_CACHED:
         source = Cached(source, shape)
     return Opened(source, notes)
 
@@ -250,6 +252,11 @@ def has_split(name: str, split: str, *, data_dir: str | None = None) -> bool:
 def data_directory(data_dir: str | None) -> epath.Path:
     """The folder of prepared data sets: `data_dir`, or else $TFDS_DATA_DIR, or else ~/tensorflow_datasets."""
     return epath.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def skipped(source: Source) -> int:
+    """Returns how many damaged examples of a source were met, and replaced, so far."""
+    return source.notes.skipped if isinstance(source, Opened) else 0
 
 
 def fingerprint(source: Source) -> dict[str, Any]:
