@@ -15,17 +15,16 @@ from drl_jax.data.notes import shown
 from drl_jax.errors import UserError
 
 _MAX_BYTES = 2**30  # of an image file
-# What makes images of data in other forms.
-_EXPORT_PARQUET = (
-    'pip install datasets pillow && mkdir -p {folder} && python -c "from datasets import load_dataset; '
-    "[x['image'].convert('RGB').save(f'{folder}/{{i}}.png') for i, x in enumerate(load_dataset('parquet', "
-    "data_files='{files}', split='train'))]\""
-)
-_EXPORT_LMDB = (
-    "pip install lmdb && mkdir -p {folder} && python -c \"import lmdb; [open(f'{folder}/{{i}}.webp', "
-    "'wb').write(v) for i, (k, v) in enumerate(lmdb.open('{files}', readonly=True, lock=False)"
-    '.begin().cursor())]"'
-)
+# Python that writes the images of other forms to a folder. Their own bytes are kept, and Pillow knows them by
+# their content, so that the suffix does not matter.
+_EXPORT_PARQUET = """import glob, pyarrow.parquet as p
+for n, f in enumerate(sorted(glob.glob({files!r}, recursive=True))):
+    t = p.read_table(f)
+    for i, x in enumerate(t["image" if "image" in t.column_names else "img"].to_pylist()):
+        open({folder!r} + f"/{{n}}_{{i}}.png", "wb").write(x["bytes"])"""
+_EXPORT_LMDB = """import lmdb
+for i, (k, v) in enumerate(lmdb.open({files!r}, readonly=True, lock=False).begin().cursor()):
+    open({folder!r} + f"/{{i}}.webp", "wb").write(v)"""
 _NO_READER = {".heic": "HEIC", ".heif": "HEIC", ".jxl": "JPEG XL", ".svg": "SVG", ".dng": "raw photographs"}
 
 
@@ -202,17 +201,19 @@ _SOME = ".png, .jpg, .webp, .bmp, .gif, .tif, .pgm, .jp2"
 
 def _other_form(root: str, left_out: Counter[str]) -> str:
     """What to do with data in a form that is not read; empty if it is none that is known."""
-    folder = f"{os.path.abspath(root).rstrip('/')}_images"
+    path = os.path.abspath(root)
     if ".parquet" in left_out:
-        files = f"{os.path.abspath(root)}/**/*.parquet" if os.path.isdir(root) else os.path.abspath(root)
-        command = _EXPORT_PARQUET.format(folder=folder, files=files)
-        form = "Parquet"
-    elif ".mdb" in left_out or ".lmdb" in left_out:
-        files = os.path.abspath(root) if os.path.isdir(root) else os.path.dirname(os.path.abspath(root))
-        folder = f"{files}_images"
-        command = _EXPORT_LMDB.format(folder=folder, files=files)
-        form = "LMDB"
+        files = f"{path}/**/*.parquet" if os.path.isdir(path) else path
+        form, package, program = "Parquet", "pyarrow", _EXPORT_PARQUET
+    elif ".mdb" in left_out:
+        path = files = path if os.path.isdir(path) else os.path.dirname(path)
+        form, package, program = "LMDB", "lmdb", _EXPORT_LMDB
     else:
         return ""
+    folder = f"{path}_images"
+    # One line: Python reads it from the escapes of the shell's $'…'.
+    code = program.format(folder=folder, files=files)
+    escaped = code.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
+    command = f"pip install {package} && mkdir -p {shlex.quote(folder)} && python -c $'{escaped}'"
     given = f"--config.data.path={shlex.quote(folder)}"
     return f"holds {form}, which is not read; export it by: {command} and give {given}"

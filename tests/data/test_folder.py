@@ -8,8 +8,10 @@ import lzma
 import os
 import random
 import re
+import shlex
 import socket
 import subprocess
+import sys
 import tarfile
 import tempfile
 import zipfile
@@ -213,19 +215,58 @@ def test_the_order_is_natural():
     assert names == expected
 
 
-@pytest.mark.parametrize(
-    ("name", "command"),
-    [
-        ("data.mdb", "lmdb.open('{}', readonly=True"),
-        ("train-0.parquet", "data_files='{}/**/*.parquet'"),
-    ],
-)
-def test_forms_that_are_not_read_come_with_a_command(tmp_path, name, command):
-    (tmp_path / name).write_bytes(bytes(100))
-    line = refusal(tmp_path)
-    assert command.format(tmp_path) in line
-    assert f"give --config.data.path={tmp_path}_images" in line
-    assert "export it by: " in refusal(tmp_path / name)
+@pytest.mark.parametrize(("name", "package"), [("data.mdb", "lmdb"), ("train-0.parquet", "pyarrow")])
+def test_forms_that_are_not_read_come_with_a_command(tmp_path, name, package):
+    """The command runs; its package is replaced by one that has what the command uses of it."""
+    data, fake = tmp_path / "it's mine", tmp_path / "fake"
+    data.mkdir()
+    fake.mkdir()
+    (data / name).write_bytes(bytes(100))
+    (fake / "images.py").write_text(f"IMAGES = {[image(1), image(2)]!r}")
+    (fake / "lmdb.py").write_text(FAKE_LMDB)
+    (fake / "pyarrow").mkdir()
+    (fake / "pyarrow/__init__.py").write_text("")
+    (fake / "pyarrow/parquet.py").write_text(FAKE_PARQUET)
+    for path in (data, data / name):
+        line = refusal(path)
+        install, _, command = re.search(r"export it by: (.*) and give", line)[1].partition(" && ")
+        assert install == f"pip install {package}"
+        folder = shlex.split(line.rpartition("--config.data.path=")[2])[0]
+        subprocess.run(
+            ["bash", "-c", command.replace("python -c", f"{shlex.quote(sys.executable)} -c")],
+            check=True,
+            timeout=60,
+            env={"PYTHONPATH": str(fake), "PATH": os.environ["PATH"]},
+        )
+        assert values(folder) == [1, 2]
+
+
+FAKE_LMDB = """
+import os
+from images import IMAGES
+
+class open:
+    def __init__(self, path, readonly, lock):
+        assert os.path.isdir(path) and readonly and not lock
+    def begin(self):
+        return self
+    def cursor(self):
+        return iter([(b"key", each) for each in IMAGES])
+"""
+FAKE_PARQUET = """
+import os
+from images import IMAGES
+
+class read_table:
+    column_names = ["img", "label"]
+    def __init__(self, path):
+        assert os.path.isfile(path)
+    def __getitem__(self, name):
+        assert name == "img"
+        return self
+    def to_pylist(self):
+        return [{"bytes": each} for each in IMAGES]
+"""
 
 
 def test_what_a_folder_without_images_holds_is_told(tmp_path):
