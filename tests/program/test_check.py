@@ -100,7 +100,7 @@ def test_training_and_evaluation_pass_over_damaged_images_and_say_so(images, tmp
     damage(images)
     workdir = tmp_path / "run"
     flags = [
-        *small(evaluation__metrics="frechet_pixels", evaluation__num_samples=66, training__steps=60),
+        *small(evaluation__metrics="frechet_pixels", evaluation__score_untrained=False),
         *data_flags(images),
         "--config.data.channels=1",
         "--config.data.skip_damaged=True",
