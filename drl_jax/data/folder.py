@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import stat
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -81,12 +82,19 @@ def open_folder(path: str, crop_resize: CropResize, *, is_tolerant: bool = False
       UserError: there is nothing to read at the path, or a part of it cannot be read.
     """
     root = os.path.expanduser(path)
-    if os.path.isdir(root):
-        return _open_directory(root, crop_resize, is_tolerant=is_tolerant)
-    if not os.path.exists(root):
+    try:
+        mode = os.stat(root).st_mode
+    except (FileNotFoundError, NotADirectoryError):
         problem = "is a link to nothing" if os.path.islink(root) else "does not exist"
-        raise UserError(f"config.data.path={path!r} {problem}; give a folder or an archive of images")
-    if not os.path.isfile(root):
+        raise UserError(
+            f"config.data.path={path!r} {problem}; give a folder or an archive of images"
+        ) from None
+    except (OSError, ValueError) as error:  # ValueError: the path has a zero byte
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"config.data.path={path!r} cannot be read: {reason}") from error
+    if stat.S_ISDIR(mode):
+        return _open_directory(root, crop_resize, is_tolerant=is_tolerant)
+    if not stat.S_ISREG(mode):
         raise UserError(f"config.data.path={path!r} is no file; give a folder or an archive of images")
     if _is_array(root):
         return open_arrays([root], crop_resize)[0]

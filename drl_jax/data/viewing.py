@@ -86,7 +86,7 @@ def _bits(image: Image.Image) -> int:
     """Bits per channel in the file, as far as they are more than 8."""
     tags = getattr(image, "tag_v2", None)
     if tags is not None:
-        return int(tags.get(_BITS_PER_SAMPLE, (8,))[0])
+        return int(np.ravel(tags.get(_BITS_PER_SAMPLE, 8))[0])
     return 16 if image.mode.startswith("I") or (image.format == "PNG" and ";16" in _raw_mode(image)) else 8
 
 

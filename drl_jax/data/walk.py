@@ -1,8 +1,10 @@
 """The files of a folder and of its subfolders: each once, and what is left out, counted by kind."""
 
+import errno
 import json
 import os
 import re
+import stat
 from array import array
 from collections import Counter, deque
 from collections.abc import Callable
@@ -154,18 +156,26 @@ class _Walk:
 
     def _sort_out_link(self, name: str, links: list[str]) -> None:
         path = os.path.join(self._root, name)
-        if os.path.isdir(path):
+        try:
+            mode = os.stat(path).st_mode
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                raise UserError(
+                    f"config.data.path: {shown(path)} cannot be followed: {error.strerror or error}"
+                ) from error
+            if self._is_wanted(name):
+                self._dangling.append(name)
+            else:
+                self._left_out["link to nothing"] += 1
+            return
+        if stat.S_ISDIR(mode):
             links.append(name)
-        elif os.path.isfile(path) and self._is_wanted(name):
-            self._linked_files.append(name)
-        elif os.path.isfile(path):
-            self._left_out[suffix_of(name)] += 1
-        elif os.path.exists(path):
+        elif not stat.S_ISREG(mode):
             self._left_out["pipe, socket or device"] += 1
         elif self._is_wanted(name):
-            self._dangling.append(name)
+            self._linked_files.append(name)
         else:
-            self._left_out["link to nothing"] += 1
+            self._left_out[suffix_of(name)] += 1
 
     def _add_linked_files(self) -> None:
         """Adds each file that links lead to, unless it is there under its own name."""

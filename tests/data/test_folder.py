@@ -173,9 +173,18 @@ def test_a_folder_or_file_without_permission_is_named(open_to_all, as_nobody):
         (open_to_all / "1.png").chmod(0)
         line = as_nobody(refusal, open_to_all)
         assert line == f"config.data.path: {open_to_all}/1.png cannot be read: Permission denied"
-        # It is no damage: it is not skipped either.
+        # It is no damage, so it is not skipped either.
         with pytest.raises(Unreadable, match="Permission denied"):
-            as_nobody(values, open_to_all)
+            as_nobody(lambda: values(open_to_all, skip_damaged=True))
+        (open_to_all / "1.png").chmod(0o644)
+        write_images(open_to_all / "closed" / "inner", 3)
+        (open_to_all / "closed").chmod(0)
+        assert "closed/inner' cannot be read: Permission denied" in as_nobody(
+            refusal, open_to_all / "closed" / "inner"
+        )
+        (open_to_all / "data").mkdir()
+        (open_to_all / "data" / "linked").symlink_to(open_to_all / "closed" / "inner")
+        assert "data/linked cannot be followed: Permission denied" in as_nobody(refusal, open_to_all / "data")
     finally:
         (open_to_all / "closed").chmod(0o755)
 
