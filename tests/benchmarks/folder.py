@@ -28,8 +28,8 @@ def make(folder: Path, count: int) -> list[str]:
     rng = np.random.default_rng(0)
     contents = [encode_png(rng.integers(256, size=(16, 16, 3), dtype=np.uint8)) for _ in range(100)]
     for i in range(count):
+        part = folder / f"part {i // PER_FOLDER}"
         if i % PER_FOLDER == 0:
-            part = folder / f"part {i // PER_FOLDER}"
             part.mkdir(parents=True)
         (part / f"{i}.png").write_bytes(contents[i % 100])
     floats = b"Pf\n16 16\n-1.0\n" + np.zeros((16, 16), np.float32).tobytes()

@@ -238,7 +238,9 @@ def test_forms_that_are_not_read_come_with_a_command(tmp_path, name, package):
     (fake / "pyarrow/parquet.py").write_text(FAKE_PARQUET)
     for path in (data, data / name):
         line = refusal(path)
-        install, _, command = re.search(r"export it by: (.*) and give", line)[1].partition(" && ")
+        found = re.search(r"export it by: (.*) and give", line)
+        assert found is not None
+        install, _, command = found[1].partition(" && ")
         assert install == f"pip install {package}"
         folder = shlex.split(line.rpartition("--config.data.path=")[2])[0]
         subprocess.run(
