@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
             if message:
                 with suppress(OSError, ValueError):  # nobody reads it
                     print(f"drl-jax: {message}", file=sys.stderr, flush=True)
-            if not is_joined() and argv[:1] != ["prepare"]:
+            if not is_joined() and list(argv[:1]) not in (["prepare"], ["check"]):
                 tell_others(error, message)
         if not all_end and is_joined():
             exit_now(code)

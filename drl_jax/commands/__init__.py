@@ -11,6 +11,7 @@ COMMANDS = {
     "evaluate": "score the model in --workdir by config.evaluation.metrics, and print the protocol",
     "baseline": "score the data of --config against themselves: what a perfect model would score",
     "prepare": "download and prepare the data set of --config",
+    "check": "read every example of the data set of --config once, and list those that cannot be used",
     "plan": "estimate memory, messages and hours on hardware that is not here; it needs none of it",
 }
 NEED_WORKDIR = ("train", "sample", "evaluate")
@@ -32,6 +33,11 @@ def call(command: str, arguments: Arguments, stop: Stop) -> None:
 
         with raise_on_signal():
             return prepare(config)
+    if command == "check":
+        from drl_jax.commands.check import check
+
+        with raise_on_signal():
+            return check(config, prepare_command)
     if command == "plan":
         from drl_jax.commands.plan import plan
 

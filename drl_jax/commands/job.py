@@ -19,7 +19,7 @@ from drl_jax.config import resume, schema
 from drl_jax.config.build import Components, set_precision
 from drl_jax.config.schema import Config
 from drl_jax.core.model import Model
-from drl_jax.data.sources import Source, fingerprint
+from drl_jax.data.sources import Opened, fingerprint
 from drl_jax.errors import UserError
 from drl_jax.parallel import compile_cache
 from drl_jax.parallel.consensus import broadcast, gather, on_process_0
@@ -40,7 +40,7 @@ def start_job(
     config: Config,
     *,
     workdir: epath.Path | None = None,
-    sources: Mapping[str, Source] | None = None,
+    sources: Mapping[str, Opened] | None = None,
     batch_size: int = 0,
 ) -> Iterator[Placement]:
     """Joins the other processes of the job, and prints from process 0 inside this context.
@@ -67,6 +67,8 @@ def start_job(
     stop.exit_delay = exit_delay()
     try:
         with console():
+            for source in (sources or {}).values():
+                source.notes.listen()
             _share_compiled_programs()
             if workdir is not None and jax.process_count() > 1 and files.is_local(workdir):
                 _check_shared(workdir, make=command == "train")
@@ -81,7 +83,7 @@ def start_job(
 
 
 def _facts(
-    command: str, config: Config, workdir: epath.Path | None, sources: Mapping[str, Source]
+    command: str, config: Config, workdir: epath.Path | None, sources: Mapping[str, Opened]
 ) -> dict[str, Any]:
     """What must be equal in all processes of a job, by the name that a message gives it."""
     settings = schema.flatten(schema.to_dict(config))

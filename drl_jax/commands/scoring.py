@@ -143,7 +143,8 @@ def about_data(config: Config, source: Source, reference: Reference) -> dict[str
     if config.data.name == "folder":
         data["path"] = config.data.path
     compared = {f"examples_in_{name}": features.size for name, features in reference.compared().items()}
-    return {**data, "count": len(source), "sha256": reference.sha256, **compared}
+    damaged = {"damaged_and_replaced": reference.skipped} if config.data.skip_damaged else {}
+    return {**data, "count": len(source), "sha256": reference.sha256, **damaged, **compared}
 
 
 def protocol_lines(protocol: Mapping[str, Mapping[str, Any]], code: Mapping[str, Any]) -> list[str]:
@@ -172,4 +173,6 @@ def _data_key(config: Config) -> dict[str, Any]:
         "image_size": data.image_size,
         "channels": data.channels,
         "crop": data.crop,
+        "background": data.background,
+        **({"skip_damaged": True} if data.skip_damaged else {}),
     }

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -20,7 +21,7 @@ from drl_jax.config import resume, schema
 from drl_jax.config.build import Components, build, make_sampler, open_data
 from drl_jax.config.schema import Config
 from drl_jax.core.model import Model
-from drl_jax.data.sources import fingerprint
+from drl_jax.data.sources import Opened, fingerprint
 from drl_jax.data.stream import batches
 from drl_jax.errors import UserError
 from drl_jax.evaluation.evaluator import Evaluator
@@ -37,6 +38,7 @@ from drl_jax.training.loop import train as run_loop
 from drl_jax.training.step import TrainState
 
 SCORES = "scores.json"  # of the last step, in the workdir
+_MAX_SKIPPED = 1000  # damaged examples that are recorded
 _logger = logging.getLogger(__name__)
 
 
@@ -50,6 +52,7 @@ def train(config: Config, workdir: epath.Path, prepare_command: str, stop: Stop)
     parts, metrics = build(config), metric_names(config)
     _check_best(config, metrics)
     resume.changes_in_workdir(workdir, config)
+    _check_apart(config, workdir)
     source = open_data(config, prepare_command)
     job = start_job(
         stop,
@@ -72,6 +75,7 @@ def train(config: Config, workdir: epath.Path, prepare_command: str, stop: Stop)
             lambda: make_evaluator(config, metrics, source, parts.shape, placement, sampler, folder)
         )
         data = fingerprint(source)
+        _record_skipped(source, workdir)
         init = jax.jit(parts.init_state, out_shardings=placement.replicated)
         key = placement.replicate(jax.random.key(config.training.seed))
 
@@ -130,8 +134,9 @@ def train(config: Config, workdir: epath.Path, prepare_command: str, stop: Stop)
         if metrics:
             _logger.info("scoring by config.evaluation.metrics=%s", config.evaluation.metrics)
             untrained = _averaged(parts, init(key)) if config.evaluation.score_untrained else None
+            damaged = {"damaged_and_replaced": source.notes.skipped} if config.data.skip_damaged else {}
             scores = _final_scores(
-                config, workdir, evaluator, _averaged(parts, state), untrained, scores, data
+                config, workdir, evaluator, _averaged(parts, state), untrained, scores, data | damaged
             )
             for name, value in scores.items():
                 _logger.info("%-36s %.4f", name, value)
@@ -178,6 +183,30 @@ def _validate_data(before: Mapping[str, Any], now: Mapping[str, Any], workdir: e
         )
     if before != now:
         _logger.warning("config.data: the examples are not the ones that the run began with")
+
+
+def _check_apart(config: Config, workdir: epath.Path) -> None:
+    """Raises UserError if the images are in the workdir itself, where samples would come among them."""
+    path = config.data.path
+    if config.data.name != "folder" or path is None or not files.is_local(workdir):
+        return
+    if os.path.realpath(os.path.expanduser(path)) == os.path.realpath(workdir):
+        raise UserError(f"--workdir={workdir} is config.data.path too; take another folder for the run")
+
+
+def _record_skipped(source: Opened, workdir: epath.Path) -> None:
+    """Keeps a list of the damaged examples that this process meets, in the workdir."""
+    file = workdir / f"skipped_{jax.process_index()}.txt"
+    try:
+        earlier = file.read_text().splitlines()
+    except OSError:  # there is none
+        earlier = []
+
+    def write(lines: list[str]) -> None:
+        if len(lines) <= _MAX_SKIPPED:
+            files.write(file, "".join(f"{line}\n" for line in dict.fromkeys([*earlier, *lines])))
+
+    source.notes.record(write)
 
 
 def _check_best(config: Config, metrics: list[str]) -> None:

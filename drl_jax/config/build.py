@@ -15,7 +15,7 @@ from drl_jax.core.networks import PointEnergy, ResidualEnergy
 from drl_jax.core.networks.residual import check_side
 from drl_jax.core.objective import Objective, recovery_likelihood
 from drl_jax.core.transition import MakeSampler, Transition, mcmc_transition
-from drl_jax.data.sources import Source, open_source
+from drl_jax.data.sources import Opened, open_source
 from drl_jax.errors import UserError
 from drl_jax.parallel.mesh import Placement
 from drl_jax.parallel.preemption import Stop
@@ -145,12 +145,13 @@ def set_precision(config: Config) -> None:
         jax.config.update("jax_default_matmul_precision", config.network.precision)
 
 
-def open_data(config: Config, prepare_command: str) -> Source:
+def open_data(config: Config, prepare_command: str, *, for_check: bool = False) -> Opened:
     """Opens the examples of `config.data`.
 
     Args:
       config: the config.
       prepare_command: the command that a message names if the data are not prepared.
+      for_check: every example is to be read once, to find the bad ones.
 
     Raises:
       UserError: the data cannot be opened.
@@ -164,6 +165,9 @@ def open_data(config: Config, prepare_command: str) -> Source:
         data_dir=data.data_dir,
         path=data.path,
         crop=data.crop,
+        background=data.background,
+        skip_damaged=data.skip_damaged,
+        for_check=for_check,
         density=data.density,
         timeout=data.timeout,
         prepare_command=prepare_command,

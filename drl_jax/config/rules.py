@@ -44,6 +44,10 @@ CROP = Rule(
     lambda value: len(value) == 4 and min(value[:2]) >= 0 and value[2] == value[3] > 0,
     "(top, left, height, width) in pixels, a square",
 )
+BACKGROUND = Rule(
+    lambda value: len(value) in (1, 3) and all(0 <= v <= 255 for v in value),
+    "from 0 to 255: one grey level, or red, green, blue",
+)
 CHANNELS = Rule(lambda value: value in (1, 3), "that is 3 (RGB) or 1 (grey)")
 EVEN = Rule(
     lambda value: value >= 4 and value % 2 == 0,

@@ -21,6 +21,7 @@ from ml_collections.config_dict import placeholder
 
 from drl_jax import files
 from drl_jax.config.rules import (
+    BACKGROUND,
     CHANNELS,
     COUNT,
     CROP,
@@ -56,11 +57,13 @@ class Data:
     name: str = "cifar10"  # cifar10, celeb_a, digits, points, folder, or a name of tensorflow-datasets
     split: str = "train"  # of a set of tensorflow-datasets
     data_dir: Annotated[str | None, FREE] = None  # where sets are prepared; None: $TFDS_DATA_DIR
-    path: Annotated[str | None, FREE] = None  # for data.name=folder: a folder or a zip of images
+    path: Annotated[str | None, FREE] = None  # for data.name=folder: a folder or an archive of images
     density: str | None = None  # for data.name=points: ring, checkerboard, spirals, moons, gaussian
     image_size: Annotated[int, at_least(1)] = 32  # pixels; the side of the images in a batch
     channels: Annotated[int, CHANNELS] = 3  # of an image: RGB or grey
     crop: Annotated[tuple[int, int, int, int] | None, CROP] = None  # pixels; None: the central square
+    background: Annotated[tuple[int, ...], BACKGROUND] = (255,)  # shows where images are transparent
+    skip_damaged: Annotated[bool, FREE] = False  # the next sound image takes the place of a damaged one
     flip: bool = True  # mirror half of the images, left to right (authors' code)
     batch_size: Annotated[int, at_least(1)] = 256  # examples per step, over all devices (authors' code)
     timeout: Annotated[float, TIMEOUT, FREE] = 600.0  # seconds that reading a batch may take

@@ -2,34 +2,56 @@
 
 import io
 import struct
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
+from drl_jax.data import viewing
+from drl_jax.data.notes import Notes
 from drl_jax.errors import UserError
 
 Pixels = UInt8[np.ndarray, "height width channels"]
 
+WHITE = (255,)  # the background of transparent images
+
 _MODES = {1: "L", 3: "RGB"}
+_PNG = b"\x89PNG\r\n\x1a\n"
+_TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # chunks of a PNG that pixels do not depend on
+
+# Pillow's warnings do not name the file. What cannot be read is an error here, which does.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+class Unreadable(UserError):
+    """One example of a data set cannot be read; others may be sound."""
+
+
+class Damaged(Unreadable):
+    """The content of one example is bad, so that reading it again would not help."""
 
 
 @dataclass(frozen=True)
 class CropResize:
-    """Crops images to a square and resizes them (bilinear, antialiased).
+    """Shows images as a viewer does, crops them to a square and resizes them (bilinear, antialiased).
 
     An image whose crop already has the right size keeps its exact pixels.
 
     Attributes:
       image_size: side of the result in pixels.
       channels:   1 (grey) or 3 (RGB).
-      crop:       (top, left, height, width) in pixels of the original image; None: largest central square.
+      crop:       (top, left, height, width) in pixels of the upright image; None: largest central square.
+      background: what shows where an image is transparent: one grey level or RGB, 0 to 255.
+      notes:      gets a line for the first image that is transparent, and for the first of more than 8 bits.
     """
 
     image_size: int
     channels: int = 3
     crop: tuple[int, int, int, int] | None = None
+    background: tuple[int, ...] = WHITE
+    notes: Notes = field(default_factory=Notes, compare=False, repr=False)
 
     def __post_init__(self):
         # Checked here because nothing later fails: Pillow would pad or stretch the image.
@@ -46,24 +68,46 @@ class CropResize:
           origin: where the file comes from, for messages.
 
         Raises:
-          UserError: the image is damaged, has more than 8 bits per channel, or is smaller than the crop.
+          Damaged: the image is damaged, has values of no known range, or is smaller than the crop.
         """
         try:
-            image = Image.open(io.BytesIO(encoded))
-            if image.mode.startswith(("I", "F")):
-                raise UserError(f"{origin} has more than 8 bits per channel; convert it to 8")
-            image = image.convert(_MODES[self.channels])
+            image = self._open(encoded, origin)
         except UnidentifiedImageError:
-            raise UserError(f"{origin} is not an image that can be read") from None
-        except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
-            raise UserError(f"{origin} is damaged: {' '.join(str(error).split())}") from error
+            raise Damaged(f"{origin} is not an image that can be read") from None
+        except viewing.Unfit as error:
+            raise Damaged(f"{origin} {error}") from None
+        except Image.DecompressionBombError:
+            limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+            raise Damaged(f"{origin} has more than {limit:,} pixels; make it smaller") from None
+        except Exception as error:  # damage raises errors of many types in Pillow's readers
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise Damaged(f"{origin} is damaged: {reason}") from error
         return self(image, origin)
+
+    def show(self, image: Image.Image, origin: str) -> Image.Image:
+        """Makes an image upright, opaque, of 8 bits, and grey or RGB as `channels` says.
+
+        Raises:
+          Unfit: the values have no known range.
+        """
+        tell = lambda topic, line: self.notes.once(topic, f"{origin} {line} (told once)")
+        return viewing.as_shown(image, self.background, tell).convert(_MODES[self.channels])
+
+    def _open(self, encoded: bytes, origin: str) -> Image.Image:
+        try:
+            return self.show(Image.open(io.BytesIO(encoded), formats=viewing.FORMATS), origin)
+        except ValueError:
+            # Pillow refuses a PNG with megabytes of text in it; its pixels may be sound.
+            if not encoded.startswith(_PNG):
+                raise
+            pixels = io.BytesIO(_without_text(encoded))
+            return self.show(Image.open(pixels, formats=viewing.FORMATS), origin)
 
     def __call__(self, image: Image.Image, origin: str) -> Pixels:
         """Pixels `[image_size, image_size, channels]` of an image of 8 bits per channel.
 
         Raises:
-          UserError: the image is smaller than the crop.
+          Damaged: the image is smaller than the crop.
         """
         if image.mode != _MODES[self.channels]:
             image = image.convert(_MODES[self.channels])
@@ -82,11 +126,23 @@ class CropResize:
         else:
             top, left, side, _ = self.crop
         if top + side > height or left + side > width:
-            raise UserError(
+            raise Damaged(
                 f"config.data.crop={self.crop} does not fit {origin}, which has {height} rows and "
                 f"{width} columns"
             )
         return image.crop((left, top, left + side, top + side))
+
+
+def _without_text(png: bytes) -> bytes:
+    """A PNG file without its texts and colour profile."""
+    kept, position = [_PNG], len(_PNG)
+    while position + 12 <= len(png):
+        (length,) = struct.unpack(">I", png[position : position + 4])
+        end = position + 12 + length  # a chunk is its length, name, content and checksum
+        if png[position + 4 : position + 8] not in _TEXT:
+            kept.append(png[position:end])
+        position = end
+    return b"".join(kept)
 
 
 def encode_png(pixels: Pixels) -> bytes:

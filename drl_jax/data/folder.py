@@ -1,30 +1,46 @@
-"""Image files in a folder or in a zip."""
+"""Images of one's own: files in a folder or in an archive, or arrays."""
 
 import os
-import re
-import zipfile
-from collections.abc import Callable
-from pathlib import Path, PurePosixPath
+import shlex
+import stat
+from collections import Counter
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from drl_jax.data.decoding import CropResize
+from drl_jax.data import archives, array_files, viewing, walk
+from drl_jax.data.array_files import ArrayImages, open_arrays
+from drl_jax.data.decoding import CropResize, Damaged, Unreadable
+from drl_jax.data.notes import shown
 from drl_jax.errors import UserError
 
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+_MAX_BYTES = 2**30  # of an image file
+# Python that writes the images of other forms to a folder. Their own bytes are kept, and Pillow knows them by
+# their content, so that the suffix does not matter.
+_EXPORT_PARQUET = """import glob, pyarrow.parquet as p
+for n, f in enumerate(sorted(glob.glob({files!r}, recursive=True))):
+    t = p.read_table(f)
+    for i, x in enumerate(t["image" if "image" in t.column_names else "img"].to_pylist()):
+        open({folder!r} + f"/{{n}}_{{i}}.png", "wb").write(x["bytes"])"""
+_EXPORT_LMDB = """import lmdb
+for i, (k, v) in enumerate(lmdb.open({files!r}, readonly=True, lock=False).begin().cursor()):
+    open({folder!r} + f"/{{i}}.webp", "wb").write(v)"""
+_NO_READER = {".heic": "HEIC", ".heif": "HEIC", ".jxl": "JPEG XL", ".svg": "SVG", ".dng": "raw photographs"}
 
 
 class ImageFiles:
     """A source of image files. Each call of `take` decodes them."""
 
-    def __init__(self, names: list[str], read: Callable[[str], bytes], origin: Path, crop_resize: CropResize):
+    def __init__(
+        self, names: Sequence[str], read: Callable[[str], bytes], origin: str, crop_resize: CropResize
+    ):
         """Keeps its arguments; reads nothing.
 
         Args:
           names: file names, in the order of the examples.
           read: returns the content of the file with a given name.
-          origin: the folder or zip that the names belong to, for messages.
+          origin: the folder or archive that the names belong to, for messages.
           crop_resize: how images are decoded.
         """
         self._names = names
@@ -36,57 +52,176 @@ class ImageFiles:
         return len(self._names)
 
     def take(self, indices: Int[np.ndarray, " n"]) -> UInt8[np.ndarray, "n height width channels"]:
-        return np.stack([self._decode(self._names[i]) for i in indices])
+        return np.stack([self._decode(self._names[int(i)]) for i in indices])
 
     def _decode(self, name: str) -> UInt8[np.ndarray, "height width channels"]:
-        origin = f"config.data.path: {self._origin / name}"
+        origin = f"config.data.path: {shown(os.path.join(self._origin, name))}"
         try:
             encoded = self._read(name)
-        except (OSError, zipfile.BadZipFile, RuntimeError) as error:
-            # zipfile raises RuntimeError for an encrypted member.
-            raise UserError(f"{origin} cannot be read: {error}") from error
+        except UserError:
+            raise
+        except Exception as error:  # damaged archives raise errors of many types
+            if isinstance(error, OSError) and error.errno is not None:  # of the system, not of a bad stream
+                raise Unreadable(f"{origin} cannot be read: {error.strerror or error}") from error
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise Damaged(f"{origin} is damaged: {reason}") from error
         return self._crop_resize.decode(encoded, origin)
 
 
-def open_folder(path: str, crop_resize: CropResize) -> ImageFiles:
-    """Opens the images in a folder (with its subfolders) or in a zip, in natural order of their names.
+def open_folder(path: str, crop_resize: CropResize, *, is_tolerant: bool = False) -> ImageFiles | ArrayImages:
+    """Opens images: a folder with its subfolders, an archive, or arrays. The order is natural, by names.
+
+    A folder without images may hold arrays, or else archives. What is left out is told.
+
+    Args:
+      path: of the folder, archive or array.
+      crop_resize: what is done to each image.
+      is_tolerant: whether links to nothing are damaged examples, and not refused.
 
     Raises:
-      UserError: the path is neither a folder nor a zip, or holds no images.
+      UserError: there is nothing to read at the path, or a part of it cannot be read.
     """
-    root = Path(path).expanduser()
-    if root.is_dir():
-        names = [
-            str((Path(parent) / file).relative_to(root))
-            for parent, _, files in os.walk(root, followlinks=True)
-            for file in files
-        ]
-        read = lambda name: (root / name).read_bytes()
-    elif root.is_file():
-        try:
-            archive = zipfile.ZipFile(root)
-        except zipfile.BadZipFile:
-            raise UserError(
-                f"config.data.path={path!r} is not a zip; give a folder or a zip of images"
-            ) from None
-        names, read = archive.namelist(), archive.read
-    else:
-        raise UserError(f"config.data.path={path!r} does not exist; give a folder or a zip of images")
+    root = os.path.expanduser(path)
+    try:
+        mode = os.stat(root).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        problem = "is a link to nothing" if os.path.islink(root) else "does not exist"
+        raise UserError(
+            f"config.data.path={path!r} {problem}; give a folder or an archive of images"
+        ) from None
+    except (OSError, ValueError) as error:  # ValueError: the path has a zero byte
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"config.data.path={path!r} cannot be read: {reason}") from error
+    if stat.S_ISDIR(mode):
+        return _open_directory(root, crop_resize, is_tolerant=is_tolerant)
+    if not stat.S_ISREG(mode):
+        raise UserError(f"config.data.path={path!r} is no file; give a folder or an archive of images")
+    if _is_array(root):
+        return open_arrays([root], crop_resize)[0]
+    if other := _other_form(root, Counter([walk.suffix_of(root)])):
+        raise UserError(f"config.data.path={path!r} {other}")
+    if _is_image(root):
+        raise UserError(f"config.data.path={path!r} is one image; give the folder that it is in")
+    return _open_archives([root], root, crop_resize)
 
-    images = sorted(filter(_is_image, names), key=_natural)
-    if not images:
-        suffixes = ", ".join(_SUFFIXES)
-        raise UserError(f"config.data.path={path!r} holds no images; file names must end in {suffixes}")
-    return ImageFiles(images, read, root, crop_resize)
+
+def _open_directory(root: str, crop_resize: CropResize, *, is_tolerant: bool) -> ImageFiles | ArrayImages:
+    is_known = lambda name: _is_image(name) or _is_array(name) or archives.is_archive(name)
+    listing = walk.list_files(root, is_known)
+    kinds = {kind: [n for n in listing.names if is_kind(n)] for kind, is_kind in _KINDS.items()}
+    used = next((kind for kind, names in kinds.items() if names), None)
+    if used is None:
+        other = _other_form(root, listing.left_out)
+        raise UserError(f"config.data.path={root!r} {other or _no_images(listing.left_out)}")
+    left_out = listing.left_out + Counter(
+        walk.suffix_of(name) for kind, names in kinds.items() if kind != used for name in names
+    )
+    dangling = [name for name in listing.dangling if _KINDS[used](name)]
+    if dangling and not is_tolerant:
+        raise UserError(
+            f"config.data.path: {shown(os.path.join(root, dangling[0]))} is a link to nothing, as "
+            f"{len(dangling)} of {len(kinds[used])} names are; restore the files or delete the links"
+        )
+    names = kinds[used]
+    paths = [os.path.join(root, name) for name in names] if used != "images" else []
+    if used == "images":
+        _tell_left_out(root, len(names), left_out, crop_resize)
+        return ImageFiles(names, lambda name: _read_file(os.path.join(root, name)), root, crop_resize)
+    if used == "arrays":
+        source, without = open_arrays(paths, crop_resize)
+        left_out += Counter(f"{walk.suffix_of(name)} of fewer than three axes" for name in without)
+        _tell_left_out(root, len(source), left_out, crop_resize)
+        return source
+    return _open_archives(paths, root, crop_resize, left_out)
+
+
+def _open_archives(
+    paths: Sequence[str], root: str, crop_resize: CropResize, left_out: Counter[str] | None = None
+) -> ImageFiles:
+    files: dict[str, archives.Read] = {}
+    left_out, copied = left_out or Counter(), 0
+    for path in paths:
+        contents = archives.open_archive(path, _is_image)
+        prefix = "" if path == root else f"{os.path.relpath(path, root)}/"
+        files |= {f"{prefix}{name}": read for name, read in contents.files.items()}
+        left_out += contents.left_out
+        copied += contents.copied
+    if not files:
+        raise UserError(f"config.data.path={root!r} {_no_images(left_out)}")
+    names = list(files)
+    walk.sort_naturally(names)
+    _tell_left_out(root, len(names), left_out, crop_resize)
+    if copied:
+        crop_resize.notes.once(
+            "copied",
+            f"config.data.path={root!r}: {copied / 2**20:,.0f} MiB were unpacked to a temporary file, as at "
+            "each start; an unpacked folder, a zip or a tar without compression starts at once",
+        )
+    return ImageFiles(names, lambda name: files[name](), root, crop_resize)
+
+
+def _read_file(path: str) -> bytes:
+    if os.path.islink(path) and not os.path.exists(path):
+        raise Damaged(f"config.data.path: {shown(path)} is a link to nothing")
+    with open(path, "rb") as file:
+        if os.fstat(file.fileno()).st_size > _MAX_BYTES:
+            raise Damaged(f"config.data.path: {shown(path)} has more than {_MAX_BYTES:,} bytes")
+        return file.read()
 
 
 def _is_image(name: str) -> bool:
-    # File managers leave behind hidden files, whose names start with a dot, and folders named __MACOSX.
-    hidden = any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts)
-    return not hidden and name.lower().endswith(_SUFFIXES)
+    return os.path.splitext(name)[1].lower() in viewing.SUFFIXES
 
 
-def _natural(name: str) -> tuple:
-    """Sort key that puts 9.png before 10.png. The whole name decides between 1.png and 01.png."""
-    parts = re.split(r"([0-9]+)", name)
-    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
+def _is_array(name: str) -> bool:
+    return name.lower().endswith(array_files.SUFFIXES)
+
+
+# What a folder may hold; the first kind that is there is read.
+_KINDS: dict[str, Callable[[str], bool]] = {
+    "images": _is_image,
+    "arrays": _is_array,
+    "archives": archives.is_archive,
+}
+
+
+def _tell_left_out(root: str, count: int, left_out: Counter[str], crop_resize: CropResize) -> None:
+    if left_out:
+        crop_resize.notes.once(
+            "left out",
+            f"config.data.path={shown(root)}: {count:,} images; left out are {walk.told(left_out)}"
+            f"{_convert(left_out)}",
+        )
+
+
+def _convert(left_out: Counter[str]) -> str:
+    found = list(dict.fromkeys(_NO_READER[kind] for kind in left_out if kind in _NO_READER))
+    return f" ({' and '.join(found)}: convert them to PNG or JPEG first)" if found else ""
+
+
+def _no_images(left_out: Counter[str]) -> str:
+    held = f"only {walk.told(left_out)}{_convert(left_out)}" if left_out else "nothing"
+    return f"holds no images: {held}; give images ({_SOME}, …), arrays (.npz, .npy), or an archive of images"
+
+
+_SOME = ".png, .jpg, .webp, .bmp, .gif, .tif, .pgm, .jp2"
+
+
+def _other_form(root: str, left_out: Counter[str]) -> str:
+    """What to do with data in a form that is not read; empty if it is none that is known."""
+    path = os.path.abspath(root)
+    if ".parquet" in left_out:
+        files = f"{path}/**/*.parquet" if os.path.isdir(path) else path
+        form, package, program = "Parquet", "pyarrow", _EXPORT_PARQUET
+    elif ".mdb" in left_out:
+        path = files = path if os.path.isdir(path) else os.path.dirname(path)
+        form, package, program = "LMDB", "lmdb", _EXPORT_LMDB
+    else:
+        return ""
+    folder = f"{path}_images"
+    # One line: Python reads it from the escapes of the shell's $'…'.
+    code = program.format(folder=folder, files=files)
+    escaped = code.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
+    command = f"pip install {package} && mkdir -p {shlex.quote(folder)} && python -c $'{escaped}'"
+    given = f"--config.data.path={shlex.quote(folder)}"
+    return f"holds {form}, which is not read; export it by: {command} and give {given}"

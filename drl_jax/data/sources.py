@@ -14,7 +14,9 @@ from jaxtyping import Float32, Int, UInt8
 from PIL import Image
 
 from drl_jax.data import BUILT_IN, densities
-from drl_jax.data.decoding import CropResize
+from drl_jax.data.decoding import WHITE, CropResize
+from drl_jax.data.notes import Notes
+from drl_jax.data.skipping import SkipDamaged
 from drl_jax.errors import UserError
 
 Examples = UInt8[np.ndarray, "n height width channels"] | Float32[np.ndarray, "n 2"]
@@ -45,6 +47,23 @@ class Source(Protocol):
           UserError: an example cannot be read.
         """
         ...
+
+
+class Opened:
+    """A source as `open_source` returns it: with what there is to tell about it.
+
+    Attributes:
+      notes: what was changed or left out, and which damaged examples were met.
+    """
+
+    def __init__(self, source: Source, notes: Notes):
+        self._source, self.notes = source, notes
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def take(self, indices: Indices) -> Examples:
+        return self._source.take(indices)
 
 
 class InMemory:
@@ -137,9 +156,12 @@ def open_source(
     data_dir: str | None = None,
     path: str | None = None,
     density: str | None = None,
+    background: tuple[int, ...] = WHITE,
+    skip_damaged: bool = False,
+    for_check: bool = False,
     timeout: float = 600.0,
     prepare_command: str = "python -m drl_jax prepare",
-) -> Source:
+) -> Opened:
     """Opens a data set.
 
     Images are kept in memory once they are read, if all of them take at most 1 GiB decoded. Points are
@@ -150,12 +172,15 @@ def open_source(
         tensorflow-datasets that is prepared as array_record, such as "cifar10" or "celeb_a".
       image_size: side of the images in pixels, after crop and resize. Not used for points.
       channels: of the images: 1 (grey) or 3 (RGB).
-      crop: (top, left, height, width) in pixels of the original image. None is the largest central square, or
+      crop: (top, left, height, width) in pixels of the upright image. None is the largest central square, or
         for celeb_a `CELEB_A_CROP`.
       split: of a set of tensorflow-datasets; the others have only "train".
       data_dir: folder of prepared data sets; None is $TFDS_DATA_DIR, or else ~/tensorflow_datasets.
-      path: a folder of images, with its subfolders, or a zip.
+      path: a folder of images, with its subfolders, an archive, or arrays.
       density: name of a density in `densities.DENSITIES`.
+      background: what shows where an image is transparent: one grey level or RGB, 0 to 255.
+      skip_damaged: whether the next sound example takes the place of a damaged one.
+      for_check: every example is to be read once, to find the bad ones: none is kept in memory or replaced.
       timeout: seconds that a call of `take` may wait for files.
       prepare_command: the command that prepares a missing data set, without `--config.data.data_dir`; for the
         message.
@@ -163,23 +188,26 @@ def open_source(
     Raises:
       UserError: the name, split, path or density is wrong, or the data set is not prepared.
     """
+    notes = Notes()
     if name in BUILT_IN and split != "train":
         raise UserError(f"config.data.split={split!r}: config.data.name={name!r} has only 'train'")
     if name == "points":
-        return InMemory(densities.by_name(density).sample(np.random.default_rng(0), _NUM_POINTS))
+        return Opened(
+            InMemory(densities.by_name(density).sample(np.random.default_rng(0), _NUM_POINTS)), notes
+        )
     if crop is None and name == "celeb_a":
         crop = CELEB_A_CROP
-    crop_resize = CropResize(image_size, channels, crop)
+    crop_resize = CropResize(image_size, channels, crop, background, notes)
     if name == "digits":
-        return _digits(crop_resize)
+        return Opened(_digits(crop_resize), notes)
     if name == "folder":
         from drl_jax.data.folder import open_folder
 
         if path is None:
             raise UserError(
-                "config.data.path must be set for config.data.name='folder': a folder or a zip of images"
+                "config.data.path must be set for config.data.name='folder': a folder or an archive of images"
             )
-        source = open_folder(path, crop_resize)
+        source = open_folder(path, crop_resize, is_tolerant=skip_damaged or for_check)
     else:
         # Imported here because it takes a second, and no other data set needs it.
         from drl_jax.data import tfds_source
@@ -188,9 +216,13 @@ def open_source(
         command = f"{prepare_command} --config.data.data_dir={shlex.quote(str(directory))}"
         dataset = tfds_source.find(name, directory, prepare_command=command)
         source = tfds_source.TfdsSplit(dataset, name, split, crop_resize)
+    if skip_damaged and not for_check:
+        source = SkipDamaged(source, notes)
     source = WithTimeout(source, timeout)
     shape = (image_size, image_size, channels)
-    return Cached(source, shape) if len(source) * int(np.prod(shape)) <= _MAX_CACHED else source
+    if not for_check and len(source) * int(np.prod(shape)) <= _MAX_CACHED:
+        source = Cached(source, shape)
+    return Opened(source, notes)
 
 
 def _digits(crop_resize: CropResize) -> InMemory:
@@ -220,6 +252,11 @@ def has_split(name: str, split: str, *, data_dir: str | None = None) -> bool:
 def data_directory(data_dir: str | None) -> epath.Path:
     """The folder of prepared data sets: `data_dir`, or else $TFDS_DATA_DIR, or else ~/tensorflow_datasets."""
     return epath.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def skipped(source: Source) -> int:
+    """Returns how many damaged examples of a source were met, and replaced, so far."""
+    return source.notes.skipped if isinstance(source, Opened) else 0
 
 
 def fingerprint(source: Source) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from jaxtyping import Int, UInt8
 from tensorflow_datasets.core.read_only_builder import builder_from_files
 
 from drl_jax.data import BUILT_IN
-from drl_jax.data.decoding import CropResize
+from drl_jax.data.decoding import CropResize, Unreadable
 from drl_jax.errors import UserError
 
 
@@ -99,7 +99,8 @@ class TfdsSplit:
         try:
             records = self._records.__getitems__(indices.tolist())
         except (RuntimeError, ValueError, OSError) as error:  # raised by array_record and protobuf
-            raise UserError(_unreadable(self._name, self._directory, error)) from error
+            where = f" example {indices[0]}" if len(indices) == 1 else ""
+            raise Unreadable(_unreadable(self._name, self._directory, error, where)) from error
         return np.stack(
             [
                 self._crop_resize.decode(record["image"], f"{self._name} {self._split} example {i}")
@@ -122,10 +123,10 @@ def _not_found(name: str, data_dir: os.PathLike, prepare_command: str) -> str:
     return f"config.data.name={name!r} is not prepared under {data_dir}; run: {prepare_command}"
 
 
-def _unreadable(name: str, directory: str | os.PathLike, error: Exception) -> str:
+def _unreadable(name: str, directory: str | os.PathLike, error: Exception, where: str = "") -> str:
     return (
-        f"config.data.name={name!r} under {directory} cannot be read: {_one_line(error)}; delete its folder "
-        "and prepare it again"
+        f"config.data.name={name!r} under {directory}{where} cannot be read: {_one_line(error)}; delete its "
+        "folder and prepare it again"
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 
 from drl_jax import arrays
-from drl_jax.data.sources import Source, fingerprint
+from drl_jax.data.sources import Source, fingerprint, skipped
 from drl_jax.errors import UserError
 from drl_jax.evaluation.features import FeatureExtractor, Features
 from drl_jax.evaluation.scores import FeatureAccumulator, FeatureSet
@@ -18,7 +18,7 @@ from drl_jax.metrics.frechet import Moments
 from drl_jax.parallel.consensus import all_processes
 
 _ROWS = 256  # examples that are read at a time; reading has a time limit
-_VERSION = 2  # of the cache files
+_VERSION = 3  # of the cache files
 _logger = logging.getLogger(__name__)
 
 
@@ -28,10 +28,12 @@ class Reference(NamedTuple):
     Attributes:
       data: the features, by extractor.
       sha256: of all examples in this order, after crop and resize.
+      skipped: how many of them are damaged and were replaced.
     """
 
     data: dict[str, FeatureSet]
     sha256: str
+    skipped: int
 
     def compared(self) -> dict[str, FeatureSet]:
         """Returns the features that samples are compared with, by extractor.
@@ -85,18 +87,20 @@ def read_reference(
     if missing or not known:
         computed, sha256 = _read_all(source, missing)
         features |= computed
+        damaged = skipped(source)
     else:
-        sha256 = next(iter(known.values())).sha256
+        entry = next(iter(known.values()))
+        sha256, damaged = entry.sha256, entry.skipped
     # Data that changed outside of the 16 examples have another SHA-256.
     changed = [e for e in costly if e.name in known and known[e.name].sha256 != sha256]
     if not all_processes(not changed):
         features, sha256 = _read_all(source, extractors)
-        missing = extractors
+        missing, damaged = extractors, skipped(source)
     if jax.process_index() == 0:
         for extractor in missing:
             if extractor.is_costly:
-                _write_cached(files[extractor.name], _Entry(features[extractor.name], sha256))
-    return Reference({extractor.name: features[extractor.name] for extractor in extractors}, sha256)
+                _write_cached(files[extractor.name], _Entry(features[extractor.name], sha256, damaged))
+    return Reference({extractor.name: features[extractor.name] for extractor in extractors}, sha256, damaged)
 
 
 def short_hash(parts: object) -> str:
@@ -119,16 +123,18 @@ def _read_all(source: Source, extractors: Sequence[FeatureExtractor]) -> tuple[d
 
 
 class _Entry(NamedTuple):
-    """What a cache file holds: features of a data set, and the SHA-256 of its examples."""
+    """What a cache file holds: features of a data set, the SHA-256 of its examples, how many are damaged."""
 
     features: FeatureSet
     sha256: str
+    skipped: int
 
 
 def _write_cached(file: epath.Path, entry: _Entry) -> None:
     moments, (vectors, logits) = entry.features.moments, entry.features.features
     named = {
         "examples_sha256": np.frombuffer(bytes.fromhex(entry.sha256), np.uint8),
+        "skipped": np.array(entry.skipped),
         "size": np.array(moments.size),
         "mean": moments.mean,
         "covariance": moments.covariance,
@@ -150,4 +156,4 @@ def _read_cached(file: epath.Path) -> _Entry | None:
         return None
     moments = Moments(int(named["size"]), named["mean"], named["covariance"])
     features = FeatureSet(moments, Features(named["vectors"], named.get("logits")))
-    return _Entry(features, named["examples_sha256"].tobytes().hex())
+    return _Entry(features, named["examples_sha256"].tobytes().hex(), int(named["skipped"]))

@@ -17,6 +17,7 @@ WORKDIR = epath.Path("runs/x")
 SAVED = sorted((Path(__file__).parent / "saved").glob("*.json"))
 # What may change in a run, besides checkpoint, guard and evaluation.
 FREE = {
+    "data.skip_damaged",
     "data.data_dir",
     "data.path",
     "data.timeout",

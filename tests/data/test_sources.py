@@ -179,7 +179,7 @@ def test_points_are_the_same_at_each_call():
         ({"name": "digits", "split": "test"}, r"config.data.split='test'.* has only 'train'"),
         ({"name": "folder"}, r"config.data.path must be set"),
         ({"name": "folder", "path": "no/where"}, r"config.data.path='no/where' does not exist"),
-        ({"name": "folder", "path": __file__}, r"config.data.path=.* is not a zip"),
+        ({"name": "folder", "path": __file__}, r"config.data.path=.* is neither a zip nor a tar"),
         ({"crop": (0, 0, 40, 40)}, r"config.data.crop=.*cifar10 train example"),
     ],
 )

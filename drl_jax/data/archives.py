@@ -1,0 +1,361 @@
+"""The files in zip and tar archives, and in archives inside of them, read at random."""
+
+import bz2
+import gzip
+import io
+import lzma
+import os
+import shlex
+import shutil
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from drl_jax.data.notes import shown
+from drl_jax.data.walk import is_hidden, suffix_of
+from drl_jax.errors import UserError
+
+SUFFIXES = (
+    *(".zip", ".tar", ".tgz", ".tbz2", ".txz"),
+    *(".tar.gz", ".tar.bz2", ".tar.xz"),
+)
+_DEPTH = 4  # of archives inside archives
+_PIECE = 2**20  # bytes that are copied at a time
+_BLOCK = 512  # of a tar
+_OTHERS = {b"Rar!": "unrar x", b"7z\xbc\xaf\x27\x1c": "7z x", b"\x28\xb5\x2f\xfd": "tar --zstd -xf"}
+_STREAMS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
+
+_METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
+# What damage raises in the readers of archives. The zip reader raises NotImplementedError for a bad header.
+DAMAGE = (
+    OSError,
+    EOFError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+)
+
+Read = Callable[[], bytes]
+
+
+@runtime_checkable
+class Stream(Protocol):
+    """What can be read from beginning to end."""
+
+    def read(self, size: int = -1, /) -> bytes: ...
+
+
+class Contents(NamedTuple):
+    """The files of an archive.
+
+    Attributes:
+      files: by name, what reads each.
+      left_out: how many others there are, by suffix or by kind.
+      copied: bytes that were unpacked to a temporary file.
+    """
+
+    files: dict[str, Read]
+    left_out: Counter[str]
+    copied: int
+
+
+def open_archive(path: str, is_wanted: Callable[[str], bool]) -> Contents:
+    """Lists an archive: zip, tar, or tar compressed by gzip, bzip2 or xz.
+
+    What can only be read from beginning to end (a compressed tar, an archive inside an archive) is unpacked
+    to a temporary file, if it fits in half of the free space there.
+
+    Args:
+      path: of the archive.
+      is_wanted: tells by its name whether a file is wanted.
+
+    Raises:
+      UserError: it is no such archive, is damaged or encrypted, or there is no room to unpack it.
+    """
+    opener = _Opener(path, is_wanted)
+    try:
+        file = File(os.open(path, os.O_RDONLY))
+        opener.add(Slice(file, 0, os.fstat(file.descriptor).st_size), "", depth=0)
+    except OSError as error:
+        raise UserError(
+            f"config.data.path: {shown(path)} cannot be read: {error.strerror or error}"
+        ) from error
+    return Contents(opener.files, opener.left_out, opener.copied)
+
+
+def is_archive(name: str) -> bool:
+    """Returns whether a file name is that of an archive."""
+    return name.lower().endswith(SUFFIXES)
+
+
+class File:
+    """An open file, which is closed when nobody holds it any more."""
+
+    def __init__(self, descriptor: int):
+        self.descriptor = descriptor
+
+    def __del__(self):
+        os.close(self.descriptor)
+
+
+class Slice(io.RawIOBase):
+    """A part of a file, as a file. `content` may be called by several threads at once."""
+
+    def __init__(self, file: File, offset: int, size: int):
+        super().__init__()
+        self.file, self.offset, self._size, self._position = file, offset, size, 0
+
+    def content(self, start: int = 0, size: int | None = None) -> bytes:
+        """Reads `size` bytes from `start` on, or fewer at the end; None is all of them."""
+        wanted = max(0, min(self._size if size is None else size, self._size - start))
+        pieces = []
+        while wanted > 0:
+            piece = os.pread(self.file.descriptor, wanted, self.offset + start)
+            if not piece:
+                break
+            pieces.append(piece)
+            start, wanted = start + len(piece), wanted - len(piece)
+        return b"".join(pieces)
+
+    def part(self, offset: int, size: int) -> "Slice":
+        """A part of this part."""
+        return Slice(self.file, self.offset + offset, size)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        if base + offset < 0:
+            raise OSError("a seek to before the file")
+        self._position = base + offset
+        return self._position
+
+    def read(self, size: int | None = -1) -> bytes:
+        content = self.content(self._position, None if size is None or size < 0 else size)
+        self._position += len(content)
+        return content
+
+    def readinto(self, buffer) -> int:
+        content = self.read(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
+
+
+class _Opener:
+    """Collects the files of an archive and of those inside of it."""
+
+    def __init__(self, path: str, is_wanted: Callable[[str], bool]):
+        self._path = path
+        self._is_wanted = is_wanted
+        self._spool = Spool(self._refusal)
+        self.files: dict[str, Read] = {}
+        self.left_out: Counter[str] = Counter()
+
+    @property
+    def copied(self) -> int:
+        return self._spool.size
+
+    def add(self, archive: Slice, prefix: str, *, depth: int) -> None:
+        """Adds the files of an archive, with `prefix` before their names."""
+        start = archive.content(0, 8)
+        stream = next((_STREAMS[magic] for magic in _STREAMS if start.startswith(magic)), None)
+        if start.startswith(b"PK"):
+            self._add_zip(archive, prefix, depth)
+        elif stream is not None:
+            self._add_tar(archive, prefix, depth, stream=stream(archive))
+        elif archive.content(257, 5) == b"ustar" or _is_old_tar(archive):
+            self._add_tar(archive, prefix, depth)
+        elif command := next((_OTHERS[magic] for magic in _OTHERS if start.startswith(magic)), None):
+            raise self._refusal(prefix, "is an archive that is not read", command)
+        elif not prefix:
+            raise UserError(
+                f"config.data.path={shown(self._path)} is neither a zip nor a tar; give a folder or an "
+                "archive of images, or arrays (.npz, .npy)"
+            )
+        else:
+            raise UserError(f"{self._where(prefix)} is neither a zip nor a tar")
+
+    def _add_zip(self, file: Slice, prefix: str, depth: int) -> None:
+        try:
+            archive = zipfile.ZipFile(file)
+        except (*DAMAGE, ValueError) as error:
+            raise UserError(
+                f"{self._where(prefix)} is a zip that is damaged or not complete: {error}"
+            ) from None
+        members = {info.filename: info for info in archive.infolist() if not info.is_dir()}
+        doubles = sum(not info.is_dir() for info in archive.infolist()) - len(members)
+        self._count("second copy of a name", doubles)
+        for name, info in members.items():
+            if not self._wants(name):
+                continue
+            if info.flag_bits & 1:
+                raise self._refusal(prefix, f"is encrypted: {shown(name)}", "7z x")
+            if info.compress_type not in _METHODS:
+                raise self._refusal(prefix, f"has a compression that is not read: {shown(name)}", "7z x")
+            if not is_archive(name):
+                self.files[prefix + name.removeprefix("./")] = partial(archive.read, info)
+                continue
+            try:
+                with archive.open(info) as member:
+                    inner = self._spool.add(member, prefix + name)
+            except DAMAGE as error:
+                raise UserError(f"{self._where(prefix + name)} is damaged: {_text(error)}") from error
+            self._add_inner(inner, prefix + name, depth)
+
+    def _add_tar(self, file: Slice, prefix: str, depth: int, stream: Stream | None = None) -> None:
+        """Adds the files of a tar; `stream` unpacks it."""
+        last, inner = "its first file", []
+        try:
+            # A stream goes forward only: to go back would mean to unpack everything again.
+            source: Any = file if stream is None else stream
+            mode: Any = "r:" if stream is None else "r|"
+            with tarfile.open(fileobj=source, mode=mode, tarinfo=_Member) as archive:
+                while (member := archive.next()) is not None:
+                    archive.members.clear()  # pyright: ignore  # 1 kB for each file
+                    last = member.name
+                    if not self._wants_member(member):
+                        continue
+                    name = prefix + member.name.removeprefix("./")
+                    if stream is None:
+                        content = file.part(member.offset_data, member.size)
+                    else:
+                        content = self._spool.add(_opened(archive, member), name)
+                    if is_archive(member.name):
+                        inner.append((content, name))
+                        continue
+                    self._count("second copy of a name", name in self.files)
+                    self.files[name] = content.content
+            while stream is not None and stream.read(_PIECE):  # its checksum comes last
+                pass
+        except DAMAGE as error:
+            raise UserError(
+                f"{self._where(prefix)} is damaged or not complete, at or after {shown(last)}: {_text(error)}"
+            ) from error
+        for content, name in inner:
+            self._add_inner(content, name, depth)
+
+    def _add_inner(self, archive: Slice, name: str, depth: int) -> None:
+        if depth == _DEPTH:
+            raise UserError(f"{self._where(name)}: more than {_DEPTH} archives inside of each other")
+        self.add(archive, f"{name}/", depth=depth + 1)
+
+    def _wants_member(self, member: tarfile.TarInfo) -> bool:
+        if member.isdir() or not self._wants(member.name, is_file=member.isreg()):
+            return False
+        if not member.isreg():
+            self._count("link, pipe or device")
+            return False
+        if member.issparse():
+            raise self._refusal(member.name, "is a sparse file", "tar -xf")
+        return True
+
+    def _wants(self, name: str, *, is_file: bool = True) -> bool:
+        """Whether a file is wanted; counts it if not."""
+        if any(is_hidden(part) for part in name.split("/") if part not in ("", ".", "..")):
+            self._count("hidden")
+            return False
+        if self._is_wanted(name) or is_archive(name):
+            return True
+        self._count(suffix_of(name) if is_file else "link, pipe or device")
+        return False
+
+    def _count(self, kind: str, number: int = 1) -> None:
+        if number:
+            self.left_out[kind] += number
+
+    def _where(self, prefix: str) -> str:
+        inside = f"/{shown(prefix.rstrip('/'))}" if prefix else ""
+        return f"config.data.path: {shown(self._path)}{inside}"
+
+    def _refusal(self, prefix: str, problem: str, command: str = "") -> UserError:
+        path = os.path.abspath(self._path)
+        folder = os.path.join(os.path.dirname(path), os.path.basename(path).split(".")[0] + "_images")
+        given = shlex.quote(path)
+        if not command:
+            command = "unzip -q" if path.lower().endswith(".zip") else "tar -xf"
+        target = {"unzip -q": "-d", "7z x": "-o", "unrar x": ""}.get(command, "-C")
+        separator = "" if target == "-o" else " "
+        unpack = f"{command} {given} {target}{separator}{shlex.quote(folder + '/')}".replace("  ", " ")
+        return UserError(
+            f"{self._where(prefix)} {problem}; unpack it by: mkdir -p {shlex.quote(folder)} && {unpack} and "
+            f"give --config.data.path={shlex.quote(folder)}"
+        )
+
+
+class Spool:
+    """A temporary file for what cannot be read at random. It is gone when the process ends."""
+
+    def __init__(self, refuse: Callable[[str, str], UserError]):
+        """`refuse` makes the error from a name and the problem with it."""
+        self._refuse = refuse
+        self._file: File | None = None
+        self.size = 0
+
+    def add(self, stream: Stream, name: str) -> Slice:
+        """Copies a stream to the end of the file. Returns where it is.
+
+        Raises:
+          UserError: it does not fit in half of the free space.
+        """
+        if self._file is None:
+            with tempfile.TemporaryFile() as file:
+                self._file = File(os.dup(file.fileno()))
+            self._room = shutil.disk_usage(tempfile.gettempdir()).free // 2
+        start = self.size
+        while piece := stream.read(_PIECE):
+            if self.size + len(piece) > self._room:
+                raise self._refuse(
+                    name,
+                    f"does not fit in half of the free space of {tempfile.gettempdir()} "
+                    f"({self._room / 2**30:.1f} GiB, $TMPDIR)",
+                )
+            while piece:
+                written = os.pwrite(self._file.descriptor, piece, self.size)
+                piece, self.size = piece[written:], self.size + written
+        return Slice(self._file, start, self.size - start)
+
+
+class _Member(tarfile.TarInfo):
+    """A file in a tar. `tarfile` takes a bad header for the end of the archive; here it is an error."""
+
+    @classmethod
+    def frombuf(cls, buf, encoding, errors):
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.EOFHeaderError:  # pyright: ignore
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError("the archive has no end" if not buf else str(error)) from None
+
+
+def _text(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _opened(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Stream:
+    content = archive.extractfile(member)
+    assert content is not None  # it is a regular file
+    return content
+
+
+def _is_old_tar(file: Slice) -> bool:
+    """Whether a file is a tar of before 1988, which has no mark."""
+    try:
+        tarfile.TarInfo.frombuf(file.content(0, _BLOCK), "utf-8", "surrogateescape")
+    except tarfile.TarError:
+        return False
+    return True
