@@ -131,6 +131,8 @@ def _opcodes(content: bytes) -> Iterator[tuple[str, Any]]:
             return
         if opcode.name == "STRING":  # the library's reader takes ASCII alone
             yield opcode.name, codecs.escape_decode(_line(file))[0]
+        elif opcode.name == "GLOBAL":  # the library's reader warns of some texts
+            yield opcode.name, " ".join(file.readline().decode("ascii").removesuffix("\n") for _ in range(2))
         else:
             yield opcode.name, opcode.arg.reader(file) if opcode.arg else None
     raise ValueError("it ends too early")
