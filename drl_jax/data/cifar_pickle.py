@@ -43,6 +43,7 @@ _PLAIN = ("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "UNICODE", "BI
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _NEW: dict[str, Callable[[], Any]] = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_TUPLE": tuple}
 _ESCAPES = {b"\\", b"'", b'"', b"n", b"r", b"t", b"x"}  # as Python writes them
+_OPCODES = {opcode.code: opcode for opcode in pickletools.opcodes}
 _ALLOWED = {
     *(*_TEXT, *_PLAIN, *_CONSTANTS, *_NEW),
     *("PROTO", "STOP", "MARK", "PUT", "BINPUT", "LONG_BINPUT", "GET", "BINGET", "LONG_BINGET"),
@@ -123,7 +124,7 @@ def _opcodes(content: bytes) -> Iterator[tuple[str, Any]]:
     """The opcodes up to the end, with their arguments."""
     file = io.BytesIO(content)
     while letter := file.read(1):
-        opcode = pickletools.code2op.get(letter.decode("latin-1"))
+        opcode = _OPCODES.get(letter.decode("latin-1"))
         if opcode is None or opcode.name not in _ALLOWED:
             name = repr(letter) if opcode is None else opcode.name
             raise ValueError(f"it has the opcode {name}, which no file of CIFAR has")
