@@ -5,6 +5,7 @@ to open an archive; the one here does not.
 """
 
 import contextlib
+import errno
 import gzip
 import hashlib
 import http.client
@@ -34,6 +35,9 @@ _DAMAGED = (
     *(tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, lzma.LZMAError, zlib.error),
     *(EOFError, RuntimeError),
 )
+
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # no fault of the network
 
 
 class Downloads:
@@ -200,6 +204,7 @@ def fetch(url: str, file: epath.PathLike, *, sha256: str) -> None:
 
     Raises:
       OSError: the download failed or the SHA-256 differs; the text of the error is one line.
+      UserError: the disk is full, or cannot be written.
     """
     file = epath.Path(file)
     part = file.parent / f"{file.name}.{os.getpid()}.part"
@@ -209,6 +214,8 @@ def fetch(url: str, file: epath.PathLike, *, sha256: str) -> None:
             raise OSError(f"the file has changed: its SHA-256 is {digest} instead of {sha256}")
         part.replace(file)
     except (OSError, http.client.HTTPException) as error:
+        if isinstance(error, OSError) and error.errno in _DISK:
+            raise UserError(f"{file} cannot be written: {error.strerror}") from error
         if isinstance(error, urllib.error.HTTPError):
             error.close()
         # The text of a URLError only says that it wraps another error. A timeout may have no text.
