@@ -1,6 +1,8 @@
 """Files of a run: each is written as a whole or not at all."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from etils import epath
 
@@ -16,11 +18,27 @@ def write(path: epath.Path, content: bytes | str) -> None:
     Raises:
       OSError: it could not be written; an existing file is unchanged.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = content.encode() if isinstance(content, str) else content
-    if not is_local(path):
-        path.write_bytes(content)  # an object appears in a store when it is complete
-        return
+    with named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if is_local(path):
+            _replace(path, content)
+        else:
+            path.write_bytes(content)  # an object appears in a store when it is complete
+
+
+@contextmanager
+def named(path: epath.Path) -> Iterator[None]:
+    """Gives the errors of the file system inside this context the path that the user knows."""
+    try:
+        yield
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        raise
+
+
+def _replace(path: epath.Path, content: bytes) -> None:
+    """Writes a file beside `path`, and gives it this name when it is complete."""
     unfinished = path.parent / f".{path.name}.unfinished"
     try:
         with open(unfinished, "wb") as file:

@@ -8,13 +8,14 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn
 
 from drl_jax import __version__
 from drl_jax.commands import COMMANDS, NEED_WORKDIR, call
 from drl_jax.config import loading, schema
+from drl_jax.config.flags import command_of
 from drl_jax.config.overrides import parse
-from drl_jax.config.rules import nearest
 from drl_jax.errors import UserError
 from drl_jax.parallel import rendezvous
 from drl_jax.parallel.environments import this_job
@@ -118,18 +119,14 @@ def tell_others(error: Exception, line: str) -> None:
 
 def run(argv: Sequence[str], stop: Stop) -> None:
     """Reads the command line and runs the command."""
-    if not argv or argv[0] == "help" or {"-h", "--help"} & set(argv):
+    command, flags = command_of(argv, COMMANDS)
+    if command == "help":
         commands = "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
         print(USAGE.format(commands=commands, names=", ".join(loading.names())), end="")
         return
-    command, *flags = argv
-    if command == "--version":
+    if command == "version":
         print(f"drl_jax {__version__}")
         return
-    if command not in COMMANDS:
-        meant = "; the command comes first" if command.startswith("-") else ""
-        meant = "".join(f"; did you mean {near}?" for near in nearest(command, COMMANDS)) or meant
-        raise UserError(f"{command!r} is not a command; commands are {', '.join(COMMANDS)}{meant}")
     _check_variables(os.environ)
     arguments = parse(flags, command)
     if arguments.show:
@@ -139,7 +136,23 @@ def run(argv: Sequence[str], stop: Stop) -> None:
         raise UserError("--topology is missing; `plan` needs the hardware, as in --topology=v5e:4x4")
     if command in NEED_WORKDIR and not arguments.workdir:
         raise UserError(f"--workdir is missing; `{command}` needs the folder of a run")
-    call(command, arguments, stop)
+    try:
+        call(command, arguments, stop)
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # a full disk, a folder that is gone
+        raise UserError(_of_files(error, arguments.workdir)) from error
+
+
+def _of_files(error: OSError, workdir: str | None) -> str:
+    """One line about an error of the file system: the path, the reason, and which checkpoints there are."""
+    where = error.filename or (f"--workdir={workdir}" if workdir else "")
+    line = f"{where}: {error.strerror or error}" if where else str(error.strerror or error)
+    folder = Path(os.path.expanduser(workdir or "")) / "checkpoints"
+    with suppress(OSError):
+        if workdir and (kept := [path.name for path in folder.iterdir() if path.name.isdecimal()]):
+            return f"{line}; checkpoints are kept, the newest of step {max(map(int, kept))}"
+    return line
 
 
 def _check_variables(environment: Mapping[str, str]) -> None:
@@ -166,17 +179,13 @@ def _explain(error: Exception, stop: Stop) -> tuple[int, str]:
             return EXIT_CODE, f"another process of the job has ended ({reason}); {kept}"
         case UserError():
             return 1, str(error)
-        case ImportError():  # a path of gs://… without the package for it
-            extra = "; pip install -e '.[gcs]'" if "gcsfs" in str(error) else ""
-            return 1, f"{error}{extra}"
         case BrokenPipeError():  # nobody reads what was asked for, such as `--show`
             from drl_jax.report.console import discard
 
             discard(sys.stdout)
             return 1, ""
-        case OSError():  # a full disk, a folder that is gone
-            where = "" if error.filename is None else f"{error.filename}: "
-            return 1, f"{where}{error.strerror or error}; checkpoints are kept"
+        case OSError():  # of the command line: a config that cannot be read
+            return 1, _of_files(error, None)
         case _:  # a fault of the program or of the machine
             traceback.print_exception(error)
             return 1, ""

@@ -1,5 +1,6 @@
 """What tests of the whole program share: small versions of the real configs, and running a command here."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -39,8 +40,18 @@ POINTS = [
 ]
 
 
+def last_of_each(argv: Sequence[str]) -> list[str]:
+    """The words without flags that come again, so that a test can change one of `small` or `POINTS`."""
+    last = {word.split("=")[0]: index for index, word in enumerate(argv)}
+    return [
+        word
+        for index, word in enumerate(argv)
+        if not (word.startswith("--") and "=" in word) or last[word.split("=")[0]] == index
+    ]
+
+
 def run(*arguments) -> None:
     """Runs a command of the program in this process; it must succeed."""
     with pytest.raises(SystemExit) as ended:
-        main([str(a) for a in arguments])
+        main(last_of_each([str(a) for a in arguments]))
     assert ended.value.code == 0

@@ -1,9 +1,15 @@
-"""The exit code of an error."""
+"""The command of a command line, and the exit code of an error."""
+
+import errno
+from pathlib import Path
 
 import jax
 import pytest
+from etils import epath
 
-from drl_jax import main
+from drl_jax import files, main
+from drl_jax.commands import COMMANDS
+from drl_jax.config.flags import command_of
 from drl_jax.errors import UserError
 from drl_jax.parallel.preemption import Stop, Stopped
 from drl_jax.parallel.rendezvous import Missing
@@ -46,3 +52,94 @@ def test_what_a_lost_process_causes_is_42(lost, wrapper, monkeypatch):
 def test_other_errors_keep_their_codes_in_a_job(error, code, monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     assert main._explain(error, Stop())[0] == code
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["help"],
+        ["train", "help"],
+        ["help", "train"],
+        ["-h"],
+        ["--help"],
+        ["-help"],
+        ["-?"],
+        ["train", "--config=nope", "--help"],
+        ["train", "--workdir", "--help"],
+        ["--helpfull", "train"],
+    ],
+)
+def test_help_in_any_place(argv, capsys):
+    with pytest.raises(SystemExit) as end:
+        main.main(argv)
+    assert end.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: drl-jax COMMAND --config=CONFIG --workdir=DIR")
+
+
+@pytest.mark.parametrize("argv", [["--version"], ["-V"], ["version"], ["train", "--version"]])
+def test_version_in_any_place(argv, capsys):
+    with pytest.raises(SystemExit) as end:
+        main.main(argv)
+    assert end.value.code == 0
+    assert capsys.readouterr().out.startswith("drl_jax ")
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["--config=digits", "train"], "the command comes first: drl-jax train --config=digits"),
+        (["--config", "digits", "train", "--show"], "first: drl-jax train --config digits --show"),
+        (["--workdir=a b", "sample"], "the command comes first: drl-jax sample '--workdir=a b'"),
+        (["--config=digits"], "the command comes first, as in drl-jax train --config=digits"),
+        (["config=digits", "train"], "the command comes first: drl-jax train config=digits"),
+        (["TRAIN"], "did you mean train?"),
+        (["Eval", "--workdir=x"], "did you mean evaluate?"),
+        (["train", "sample", "--workdir=x"], "'sample' is a second command after 'train'"),
+        (["train", "--workdir=x", "sample"], "'sample' is a second command after 'train'"),
+        (["train", "--show", "train"], "'train' is a second command after 'train'"),
+        ([""], "'' is not a command"),
+        (["digits"], "'digits' is not a command; commands are train, "),
+    ],
+)
+def test_a_command_that_is_wrong(argv, expected, capsys):
+    with pytest.raises(SystemExit) as end:
+        main.main(argv)
+    assert end.value.code == 1
+    assert expected in capsys.readouterr().err
+
+
+def test_the_value_of_a_flag_may_be_the_name_of_a_command():
+    argv = ["sample", "--workdir", "train", "--config.data.split=train"]
+    assert command_of(argv, COMMANDS) == ("sample", argv[1:])
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
+def test_a_failing_disk_is_one_line_with_the_path_and_the_checkpoints(number, tmp_path, monkeypatch, capsys):
+    def fail(*_):
+        files.write(epath.Path(tmp_path / "samples" / "a.png"), b"x")
+
+    def refuse(*_):
+        raise OSError(number, "the reason")  # as a write does: without a file name
+
+    monkeypatch.setattr(main, "call", fail)
+    monkeypatch.setattr(files.os, "fsync", refuse)
+    for checkpoints, kept in (([], ""), (["9", "12"], "; checkpoints are kept, the newest of step 12")):
+        for step in checkpoints:
+            (tmp_path / "checkpoints" / step).mkdir(parents=True)
+        with pytest.raises(SystemExit) as end:
+            main.main(["train", "--config=digits", f"--workdir={tmp_path}"])
+        assert end.value.code == 1
+        assert capsys.readouterr().err == f"drl-jax: {tmp_path}/samples/a.png: the reason{kept}\n"
+    assert list((tmp_path / "samples").iterdir()) == []
+
+
+def test_an_error_of_files_without_a_path_names_the_workdir(tmp_path, monkeypatch, capsys):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(main, "call", fail)
+    with pytest.raises(SystemExit):
+        main.main(["train", "--config=digits", "--workdir", str(tmp_path / "gone")])
+    assert capsys.readouterr().err == f"drl-jax: --workdir={tmp_path}/gone: No space left on device\n"
+    assert not Path(tmp_path / "gone").exists()

@@ -16,7 +16,7 @@ from drl_jax.checkpoints.orbax import FOLDER, Checkpoints, steps
 from drl_jax.errors import UserError
 from drl_jax.main import main
 from drl_jax.ownership import OWNER, owned
-from tests.helpers import CONFIGS, POINTS, run
+from tests.helpers import CONFIGS, POINTS, last_of_each, run
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ def test_a_run_whose_workdir_was_taken_stops_without_writing(tmp_path, monkeypat
     monkeypatch.setattr(files, "is_local", lambda path: False)
     monkeypatch.setattr(Checkpoints, "save", save_while_another_job_starts)
     with pytest.raises(SystemExit) as ended:
-        main(["train", *flags, "--config.training.steps=5"])
+        main(last_of_each(["train", *flags, "--config.training.steps=5"]))
     assert ended.value.code == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("drl-jax: ")]
     assert f"drl-jax: --workdir={tmp_path} was taken by another job (process " in line

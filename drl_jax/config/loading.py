@@ -42,10 +42,12 @@ def load(value: str) -> object:
     try:
         source = file.read_bytes()
     except IsADirectoryError:
-        raise UserError(f"{flag} is a folder; name a config file in it") from None
+        if (file / "config.json").exists():
+            raise UserError(f"{flag} is the folder of a run; write --workdir={value}") from None
+        inside = "".join(f", as in --config={path}" for path in sorted(file.glob("*.py"))[:1])
+        raise UserError(f"{flag} is a folder; name a config file in it{inside}") from None
     except FileNotFoundError:
-        meant = f"; did you mean --config={file.stem}?" if file.stem in names() else ""
-        raise UserError(f"{flag}: there is no such file{meant}") from None
+        raise UserError(f"{flag}: there is no such file{_meant(file)}") from None
     except OSError as error:
         raise UserError(f"{flag} cannot be read: {error.strerror}") from None
     if file.suffix != ".py":
@@ -80,15 +82,26 @@ def _find(value: str) -> tuple[Path, str | None]:
     # The path may have colons of its own.
     if match := re.fullmatch(r"(.+?\.py)(?::(.*))?", value, re.DOTALL):
         path, argument = match.groups()
-        return Path(path).expanduser(), argument
-    if os.sep in value or Path(value).is_dir():
-        return Path(value).expanduser(), None
+        return Path(os.path.expanduser(path)), argument
+    path = Path(os.path.expanduser(value))
+    if os.sep in value or path.is_dir():
+        return path, None
     name, colon, argument = value.partition(":")
     if name not in names():
         near = "".join(f"; did you mean --config={other}?" for other in nearest(name, names()))
         there = near or f"; there are {', '.join(names())}"
         raise UserError(f"--config={value}: no config has that name, and a file ends in .py{there}")
     return folder() / f"{name}.py", argument if colon else None
+
+
+def _meant(file: Path) -> str:
+    """What may be meant by the path of a file that does not exist."""
+    if (complete := file.with_name(f"{file.name}.py")).is_file():
+        return f"; did you mean --config={complete}?"
+    name = file.name.rpartition("\\")[2].removesuffix(".py")
+    if name in names():
+        return f"; did you mean --config={name}?"
+    return "; folders are separated by / here" if "\\" in str(file) and os.sep == "/" else ""
 
 
 def _takes(function, *arguments: str) -> bool:

@@ -3,28 +3,18 @@
 import os
 import shlex
 import sys
-from collections import deque
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 from etils import epath
 
-from drl_jax.config import loading, schema
-from drl_jax.config.rules import Key, nearest
+from drl_jax.config import flags as command_line
+from drl_jax.config import loading, paths, schema
 from drl_jax.config.schema import Config
+from drl_jax.config.values import BOOLEANS, read, read_int
 from drl_jax.errors import UserError
 
-_FLAGS = ("--config", "--workdir", "--show")
-PLAN_FLAGS = ("--topology", "--slices", "--full", "--sweep")
-_ALL_FLAGS = (*_FLAGS, *PLAN_FLAGS)
-_SWITCHES = ("--show", "--full", "--sweep")  # need no value
-_KEY = "--config."
-_BOOLEANS: dict[str, bool] = {
-    **dict.fromkeys(("true", "1", "yes", "on"), True),
-    **dict.fromkeys(("false", "0", "no", "off"), False),
-}
-_ABSENT = ("none", "null", "")
+_KEY = command_line.KEY
 
 
 class Arguments(NamedTuple):
@@ -53,8 +43,7 @@ class Arguments(NamedTuple):
 def parse(argv: Sequence[str], command: str = "plan") -> Arguments:
     """Reads the flags of a command.
 
-    A flag and its value are one word (`--workdir=DIR`) or two (`--workdir DIR`). The last counts if a flag
-    is given twice. Without --config, the config is the one of the run in --workdir.
+    Without --config, the config is the one of the run in --workdir. Paths in the config become absolute.
 
     Args:
       argv: the words after the command.
@@ -63,10 +52,12 @@ def parse(argv: Sequence[str], command: str = "plan") -> Arguments:
     Raises:
       UserError: a flag, a key, a value or the config file is not right.
     """
-    flags = _read_flags(argv)
-    if foreign := [flag for flag in PLAN_FLAGS if flag in flags and command != "plan"]:
+    flags = command_line.read(argv)
+    if foreign := [flag for flag in command_line.PLAN if flag in flags and command != "plan"]:
         raise UserError(f"{foreign[0]} is a flag of `plan`, not of `{command}`")
     given, workdir = flags.get("--config"), flags.get("--workdir")
+    if workdir:
+        paths.check_workdir(workdir)
     if given:
         source = f"--config={given}"
         values = schema.config_dict_values(loading.load(given), source)
@@ -80,17 +71,19 @@ def parse(argv: Sequence[str], command: str = "plan") -> Arguments:
             )
         source, values = str(saved), schema.load_values(saved)
     overrides = {flag.removeprefix(_KEY): text for flag, text in flags.items() if flag.startswith(_KEY)}
-    config = schema.from_values(_override(values, overrides, source), source)
-    slices = flags.get("--slices", "1")
-    if not slices.isdecimal() or int(slices) < 1:
-        raise UserError(f"--slices={slices} is not possible: it must be a whole number of at least 1")
+    values = paths.absolute(_override(values, overrides, source))
+    slices = read_int(flags.get("--slices", "1"))
+    if not isinstance(slices, int) or slices < 1:
+        raise UserError(
+            f"--slices={flags['--slices']} is not possible: it must be a whole number of at least 1"
+        )
     return Arguments(
-        config,
+        schema.from_values(values, source),
         _prepare_command(flags),
         workdir,
         show=_read_switch(flags, "--show"),
         topology=flags.get("--topology"),
-        slices=int(slices),
+        slices=slices,
         full=_read_switch(flags, "--full"),
         sweep=_read_switch(flags, "--sweep"),
     )
@@ -98,41 +91,9 @@ def parse(argv: Sequence[str], command: str = "plan") -> Arguments:
 
 def _read_switch(flags: Mapping[str, str], flag: str) -> bool:
     value = flags.get(flag, "false").lower()
-    if value not in _BOOLEANS:
+    if value not in BOOLEANS:
         raise UserError(f"{flag}={flags[flag]} is not possible: {flag} takes no value")
-    return _BOOLEANS[value]
-
-
-def _read_flags(argv: Sequence[str]) -> dict[str, str]:
-    """The value of each flag as text."""
-    flags: dict[str, str] = {}
-    words = deque(argv)
-    while words:
-        word = words.popleft()
-        flag, equals, value = word.partition("=")
-        if flag not in _ALL_FLAGS and not flag.startswith(_KEY):
-            raise UserError(_not_a_flag(word, flag))
-        if not equals and flag in _SWITCHES:
-            value = "true"
-        elif not equals:
-            if not words or words[0].startswith("--"):
-                raise UserError(f"{flag} needs a value, as in {flag}=VALUE")
-            value = words.popleft()
-        flags[flag] = value
-    return flags
-
-
-def _not_a_flag(word: str, flag: str) -> str:
-    if not word.startswith("-"):
-        is_close = f"--{flag}" in _ALL_FLAGS or flag.startswith("config.")
-        meant = f"; did you mean --{word}?" if is_close else ""
-        return f"{word!r} is not a flag{meant or '; flags are written --config.KEY=VALUE'}"
-    keys = [f"{_KEY}{key}" for network in schema.NETWORKS for key in schema.keys(network)]
-    known = [name.removeprefix("--") for name in dict.fromkeys([*_ALL_FLAGS, *keys])]
-    near = " or ".join(f"--{name}" for name in nearest(flag.lstrip("-"), known))
-    return f"{flag} is not a flag; " + (
-        f"did you mean {near}?" if near else f"flags are {', '.join(_FLAGS)} and --config.KEY"
-    )
+    return BOOLEANS[value]
 
 
 def _override(values: Mapping[str, Any], overrides: Mapping[str, str], source: str) -> dict[str, Any]:
@@ -148,37 +109,7 @@ def _override(values: Mapping[str, Any], overrides: Mapping[str, str], source: s
     for key in overrides:
         if key not in known:
             raise UserError(schema.unknown_key(key, network))
-    return {**values, **{key: _read_value(text, known[key]) for key, text in overrides.items()}}
-
-
-def _read_value(text: str, key: Key) -> Any:
-    """The value that a text means; the text itself where it means none, which the schema then refuses."""
-    if text.lower() in _ABSENT and (key.is_optional or key.type not in (str, tuple)):
-        return None
-    if key.type is bool:
-        return _BOOLEANS.get(text.lower(), text)
-    if key.type is int:
-        return _read_int(text)
-    if key.type is tuple:
-        inner = text.strip()
-        if inner[:1] + inner[-1:] in ("()", "[]"):
-            inner = inner[1:-1].strip()
-        return tuple(_read_int(part) for part in inner.removesuffix(",").split(",")) if inner else ()
-    return _read_float(text) if key.type is float else text
-
-
-def _read_int(text: str) -> Any:
-    with suppress(ValueError):
-        return int(text)
-    value = _read_float(text)
-    return int(value) if isinstance(value, float) and value.is_integer() else value  # 1e5
-
-
-def _read_float(text: str) -> Any:
-    try:
-        return float(text)
-    except ValueError:
-        return text
+    return {**values, **{key: read(key, text, known[key]) for key, text in overrides.items()}}
 
 
 def _prepare_command(flags: Mapping[str, str]) -> str:

@@ -145,7 +145,7 @@ def unwrap(hint: Any) -> tuple[Any, tuple[Any, ...]]:
 
 def nearest(word: str, known: Iterable[str]) -> list[str]:
     """Returns the known words, or dotted keys, that are most like a misspelt one; perhaps none."""
-    known = list(known)
+    known, word = list(known), word.lower().replace("-", "_")
     if alike := difflib.get_close_matches(word, known, n=1, cutoff=0.85):
         return alike
     group, _, last = word.rpartition(".")

@@ -57,7 +57,7 @@ class Data:
     name: str = "cifar10"  # cifar10, celeb_a, digits, points, folder, or a name of tensorflow-datasets
     split: str = "train"  # of a set of tensorflow-datasets
     data_dir: Annotated[str | None, FREE] = None  # where sets are prepared; None: $TFDS_DATA_DIR
-    path: Annotated[str | None, FREE] = None  # for data.name=folder: a folder or an archive of images
+    path: Annotated[str | None, FREE] = None  # a folder or an archive of images; prepare: original files
     density: str | None = None  # for data.name=points: ring, checkerboard, spirals, moons, gaussian
     image_size: Annotated[int, at_least(1)] = 32  # pixels; the side of the images in a batch
     channels: Annotated[int, CHANNELS] = 3  # of an image: RGB or grey

@@ -5,9 +5,12 @@ to open an archive; the one here does not.
 """
 
 import contextlib
+import errno
+import gzip
 import hashlib
 import http.client
 import io
+import lzma
 import os
 import shutil
 import sys
@@ -16,12 +19,25 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from etils import epath
 
+from drl_jax.data import celeba, cifar
+from drl_jax.data.originals import find, forms, is_idx
 from drl_jax.errors import UserError
+
+# RuntimeError and NotImplementedError: of a zip that is encrypted, or packed in a way that is not known.
+_DAMAGED = (
+    *(tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, lzma.LZMAError, zlib.error),
+    *(EOFError, RuntimeError),
+)
+
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # no fault of the network
 
 
 class Downloads:
@@ -29,7 +45,7 @@ class Downloads:
 
     Methods take one URL or path, or a list or dict of them, and return paths in the same structure. A
     downloaded file must have the SHA-256 that the builder lists. A file of the user's is found by its
-    original name; its content is not checked.
+    original name, or by one of the forms in which people have it; its digest is not compared.
     """
 
     def __init__(self, name: str, url_infos: Mapping[str, Any], folder: epath.PathLike, path: str | None):
@@ -46,11 +62,13 @@ class Downloads:
         self._folder = epath.Path(folder)
         # Each process has its own: an interrupted one may leave a folder that is incomplete.
         self._unpacked = self._folder / f"unpacked.{os.getpid()}"
-        self._path = None if path is None else epath.Path(path).expanduser()
+        self._path = None if path is None else Path(os.path.expanduser(path))
         self.downloaded_size = 0
 
     def download(self, urls: Any) -> Any:
         """Downloads files and returns their paths."""
+        if self._path is not None:
+            self._require(self._path, urls)
         return _map(self._download, urls)
 
     def extract(self, paths: Any) -> Any:
@@ -59,10 +77,18 @@ class Downloads:
 
     def download_and_extract(self, urls: Any) -> Any:
         """Downloads and unpacks archives and returns the folders."""
-        return _map(lambda url: self._extract(self._download(url)), urls)
+        if self._path is not None and self._name in cifar.LAYOUTS:
+            extract = lambda archive: Path(self._extract(archive))
+            return cifar.stage(self._name, self._path, Path(self._unpacked) / "staged", extract)
+        return _map(self._extract, self.download(urls))
 
     def iter_archive(self, path: Any) -> Iterator[tuple[str, io.BytesIO]]:
         """Yields name and content of each file in a tar or zip, in the archive's order."""
+        if os.path.isdir(path):  # as unpacked
+            for file in sorted(os.listdir(path)):
+                if os.path.isfile(os.path.join(path, file)):
+                    yield file, io.BytesIO((Path(path) / file).read_bytes())
+            return
         with self._name_damaged_archive(path):
             if zipfile.is_zipfile(path):
                 with zipfile.ZipFile(path) as archive:
@@ -91,25 +117,43 @@ class Downloads:
                 f"config.data.path must be set for config.data.name={self._name!r}: a folder with the "
                 "original files, which have to be downloaded by hand"
             )
-        return self._path
+        return epath.Path(self._path)
 
     def _download(self, url: Any) -> epath.Path:
         url = getattr(url, "url", url)  # builders may wrap a URL in a Resource
-        info = self._url_infos.get(url)
-        filename = (info and info.filename) or os.path.basename(urllib.parse.urlsplit(url).path)
-        file = self._fetch(url, filename, info) if self._path is None else self._find(filename, self._path)
+        info, filename = self._url_infos.get(url), self._filename(url)
+        found = None if self._path is None else self._find(filename, self._path)
+        file = self._fetch(url, filename, info) if found is None else epath.Path(found)
         self.downloaded_size += file.stat().length
         return file
 
-    def _find(self, filename: str, path: epath.Path) -> epath.Path:
-        folder = path if path.is_dir() else path.parent
-        file = folder / filename
-        if not file.is_file():
-            raise UserError(
-                f"config.data.path={str(path)!r}: config.data.name={self._name!r} is made from {filename}, "
-                f"which is not in {folder}"
-            )
-        return file
+    def _filename(self, url: Any) -> str:
+        url = getattr(url, "url", url)
+        info = self._url_infos.get(url)
+        return (info and info.filename) or os.path.basename(urllib.parse.urlsplit(url).path)
+
+    def _require(self, path: Path, urls: Any) -> None:
+        """Checks that the user has all files. Raises UserError with the names of those that are missing."""
+        leaves: list[Any] = []
+        _map(leaves.append, urls)
+        missing = [name for name in map(self._filename, leaves) if self._find(name, path) is None]
+        if not missing:
+            return
+        alone = celeba.images_alone(path) if self._name == celeba.NAME else None
+        raise UserError(
+            f"config.data.path={str(path)!r}: config.data.name={self._name!r} is made from "
+            f"{', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not in "
+            f"{path if path.is_dir() else path.parent}" + (f"; {alone}" if alone else "")
+        )
+
+    def _find(self, filename: str, path: Path) -> Path | None:
+        """Where the user has an original: beside the file, or in the folder or those below it."""
+        if path.is_file():
+            names = forms(filename)
+            beside = [path.parent / name for name in names if (path.parent / name).is_file()]
+            return path if path.name in names else next(iter(beside), None)
+        found = find(path, forms(filename))
+        return celeba.find_unpacked(path) if found is None and filename == celeba.ARCHIVE else found
 
     def _fetch(self, url: str, filename: str, info: Any) -> epath.Path:
         file = self._folder / filename
@@ -127,6 +171,8 @@ class Downloads:
         return file
 
     def _extract(self, path: Any) -> epath.Path:
+        if is_idx(os.path.basename(path)):
+            return epath.Path(path)  # its reader unpacks it
         folder = self._unpacked / os.path.basename(path)
         with self._name_damaged_archive(path):
             if zipfile.is_zipfile(path):
@@ -142,7 +188,7 @@ class Downloads:
         """Turns errors about the content of an archive into a UserError with its path."""
         try:
             yield
-        except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+        except _DAMAGED as error:
             raise UserError(
                 f"config.data.name={self._name!r}: {path} is damaged or incomplete: {_one_line(error)}"
             ) from error
@@ -158,6 +204,7 @@ def fetch(url: str, file: epath.PathLike, *, sha256: str) -> None:
 
     Raises:
       OSError: the download failed or the SHA-256 differs; the text of the error is one line.
+      UserError: the disk is full, or cannot be written.
     """
     file = epath.Path(file)
     part = file.parent / f"{file.name}.{os.getpid()}.part"
@@ -167,6 +214,8 @@ def fetch(url: str, file: epath.PathLike, *, sha256: str) -> None:
             raise OSError(f"the file has changed: its SHA-256 is {digest} instead of {sha256}")
         part.replace(file)
     except (OSError, http.client.HTTPException) as error:
+        if isinstance(error, OSError) and error.errno in _DISK:
+            raise UserError(f"{file} cannot be written: {error.strerror}") from error
         if isinstance(error, urllib.error.HTTPError):
             error.close()
         # The text of a URLError only says that it wraps another error. A timeout may have no text.

@@ -3,7 +3,8 @@
 import contextlib
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import shuffle
 
+from drl_jax.data import cifar, idx, tensorflow_use
 from drl_jax.data.decoding import encode_png
 from drl_jax.data.downloads import Downloads
 from drl_jax.errors import UserError
@@ -32,10 +34,14 @@ def build(builder: tfds.core.DatasetBuilder, downloads: Downloads) -> None:
       UserError: the data set cannot be written, or its builder needs TensorFlow.
     """
     directory = builder.data_path
-    _check_writable(directory.parent)
     vars(builder)["_make_download_manager"] = lambda **_: downloads
-    if builder.name == "cifar10":
-        vars(builder)["_generate_examples"] = _cifar10_examples
+    if builder.name in cifar.LAYOUTS:
+        vars(builder)["_generate_examples"] = partial(cifar.examples, builder.name)
+    elif builder.name in idx.SETS:
+        vars(builder)["_generate_examples"] = partial(_idx_examples, builder.name)
+    elif tensorflow_use.is_needed(builder):
+        raise UserError(_needs_tensorflow(builder.name))
+    _check_writable(directory.parent)
     _encode_with_pillow(builder)
     try:
         # Progress goes to standard error: standard output is for the caller.
@@ -48,11 +54,7 @@ def build(builder: tfds.core.DatasetBuilder, downloads: Downloads) -> None:
             return  # another process was faster and has written the same data set
         causes = _causes(error)
         if any(map(_is_missing_tensorflow, causes)):
-            raise UserError(
-                f"config.data.name={builder.name!r} cannot be prepared without TensorFlow, which its builder "
-                "uses; prepare it elsewhere with file_format='array_record', or use its images with "
-                "config.data.name=folder"
-            ) from error
+            raise UserError(_needs_tensorflow(builder.name)) from error
         # The library wraps an error several times and repeats the example; the first cause has the reason.
         reason = f"{type(causes[-1]).__name__}: {' '.join(str(causes[-1]).split())}"
         raise UserError(
@@ -91,24 +93,20 @@ def _encode_with_pillow(builder: tfds.core.DatasetBuilder) -> None:
                 vars(feature)["encode_example"] = encoder(feature)
 
 
-def _cifar10_examples(prefix: str, paths: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The examples in files of the binary archive. The library's builder reads these with TensorFlow.
+def _idx_examples(
+    name: str, *, num_examples: int, data_path: os.PathLike, label_path: os.PathLike
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Takes the arguments of the library's builder. The files say how many examples they have."""
+    del num_examples
+    return idx.examples(name, Path(data_path), Path(label_path))
 
-    Keys and ids are those of the library's builder. A file holds records of 3,073 bytes: the label, then
-    3 × 32 × 32 bytes of pixels.
-    """
-    index = 0
-    for path in map(Path, paths):
-        content = np.frombuffer(path.read_bytes(), np.uint8)
-        if len(content) == 0 or len(content) % 3073:
-            raise UserError(
-                f"config.data.name='cifar10': {path.name} has {len(content)} bytes, not a multiple of 3,073; "
-                "it is damaged"
-            )
-        for record in content.reshape(-1, 3073):
-            image = record[1:].reshape(3, 32, 32).transpose(1, 2, 0)
-            yield index, {"id": f"{prefix}{index:05d}", "image": image, "label": int(record[0])}
-            index += 1
+
+def _needs_tensorflow(name: str) -> str:
+    return (
+        f"config.data.name={name!r} cannot be prepared without TensorFlow, which its builder "
+        "uses; prepare it elsewhere with file_format='array_record', or use its images with "
+        "config.data.name=folder"
+    )
 
 
 @contextlib.contextmanager

@@ -112,7 +112,8 @@ class TfdsSplit:
 def unknown_name(name: str) -> str:
     """The message for a name that is no data set's: it lists similar names."""
     known = [*BUILT_IN, *tfds.list_builders(with_community_datasets=False)]
-    similar = difflib.get_close_matches(name, known, n=3) or ["cifar10", "folder"]
+    word = name.lower().replace("-", "").replace(" ", "_")
+    similar = difflib.get_close_matches(word, known, n=3) or ["cifar10", "folder"]
     return f"config.data.name={name!r} is unknown; try {', '.join(similar)}"
 
 

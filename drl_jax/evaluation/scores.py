@@ -1,6 +1,8 @@
 """The metrics that a config can name: from the features of samples and of data to scores."""
 
-from collections.abc import Callable, Iterable, Mapping
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -163,23 +165,39 @@ def parse(metrics: str, *, is_points: bool) -> list[str]:
     """Splits the value of config.evaluation.metrics into metrics.
 
     Args:
-      metrics: names separated by commas, or "none".
+      metrics: names separated by commas, in upper or lower case; or "none".
       is_points: whether the data are points, not images.
 
     Raises:
       UserError: a name is not a metric of such data.
     """
-    names = [] if metrics == "none" else [name.strip() for name in metrics.split(",")]
+    words = re.split(r"[\s,;+]+", re.sub(r"[()\[\]\"']", " ", metrics.lower()).strip())
+    names = list(dict.fromkeys(word for word in words if word not in ("", "none", "null")))
     possible = [name for name in METRICS if (extractor_of(name) == "points") == is_points]
     possible += [TOTAL_VARIATION] * is_points
     for name in names:
         if name not in possible:
             kind = "points" if is_points else "images"
             raise UserError(
-                f"config.evaluation.metrics={metrics!r}: {name!r} is not a metric of {kind}; possible are "
-                f"none, {', '.join(possible)}"
+                f"config.evaluation.metrics={metrics!r}: {name!r} is not a metric of {kind}; "
+                f"{_meant(name, possible)}possible are none, {', '.join(possible)}"
             )
     return names
+
+
+def _meant(name: str, possible: Sequence[str]) -> str:
+    """What may be meant by a name that is no metric, as in fid50k, is or precision."""
+    word = name.replace("-", "_")
+    bare = re.sub(r"_?\d+k?(_full)?$", "", word)  # a number of samples
+    like = [
+        each
+        for each in possible
+        if bare in (each, "".join(part[0] for part in each.split("_"))) or bare in each.split("_")
+    ] or difflib.get_close_matches(word, possible, n=1)
+    if not like:
+        return ""
+    number = "; config.evaluation.num_samples is the number of samples" if bare != word else ""
+    return f"did you mean {like[0]}?{number}; "
 
 
 def compute_scores(

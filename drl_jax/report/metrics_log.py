@@ -75,11 +75,12 @@ class FileLog:
         else:
             self._lines.append({"step": step, **finite})
             if files.is_local(self._path):
-                with self._path.open("a") as file:
+                with files.named(self._path), self._path.open("a") as file:
                     file.write(_line(self._lines[-1]))
             else:
                 self._write_all()  # an object store cannot append
-        self._tensorboard.write(step, values)
+        with files.named(self._path.parent / "tensorboard"):
+            self._tensorboard.write(step, values)
 
     def note_rollback(self, step: int, number: int, *, from_step: int, cause: str) -> None:
         same = self._lines[-1:] if self._lines and self._lines[-1]["step"] == step else []

@@ -49,26 +49,33 @@ def test_a_flag_and_its_value_are_one_word_or_two(argv):
     assert not parsed.show
 
 
-def test_of_a_flag_given_twice_the_last_counts():
-    first = ["points", "mnist", "2", "(1, 2)", "first"]
-    last = ["digits", "digits", "4", "(2, 3)", "last"]
-    flags = ["config", "config.data.name", "config.data.batch_size", "config.network.multipliers", "workdir"]
-    given = [
-        f"--{flag}={value}" for values in (first, last) for flag, value in zip(flags, values, strict=True)
-    ]
-    parsed = parse([*given, "--show", "--show=false"])
-    assert parsed.workdir == "last"
-    assert parsed.config.network == schema.Residual(width=32, multipliers=(2, 3), blocks_per_resolution=1)
-    assert parsed.config.data.batch_size == 4
-    assert parsed.config.data.name == "digits"
-    assert not parsed.show
-    assert parsed.prepare_command.count("--config.data.name=") == 1
+@pytest.mark.parametrize(
+    ("flag", "one", "other"),
+    [
+        ("config", "points", "digits"),
+        ("config", "digits", "digits"),
+        ("workdir", "a", "b"),
+        ("config.data.name", "mnist", "digits"),
+        ("config.network.multipliers", "(1, 2)", "2"),
+        ("config.data.flip", "True", "true"),
+        ("config.optimizer.clip_norm", "None", ""),
+    ],
+)
+def test_a_flag_given_twice_is_refused(flag, one, other):
+    expected = f"--{flag} is given twice ({one!r} and {other!r}); give it once"
+    assert refused(f"--{flag}={one}", f"--{flag}={other}") == expected
+    assert refused(f"--{flag}={one}", f"--{flag}", other or "x").startswith(f"--{flag} is given twice")
+
+
+def test_a_switch_given_twice_is_refused():
+    assert refused("--config=digits", "--show", "--show=1") == "--show is given twice; give it once"
 
 
 def test_show():
     assert parse(["--show", "--config=digits"]).show
     assert parse(["--config=digits", "--show=1"]).show
     assert "--show=digits" in refused("--config=digits", "--show=digits")
+    assert "--show takes no value" in refused("--config=digits", "--show", "true")
 
 
 @pytest.mark.parametrize(
@@ -77,11 +84,38 @@ def test_show():
         ([], "--config is missing; name a config (celeba64, cifar10, digits, "),
         (["--config="], "--config is missing"),
         (["--workdir=nowhere"], "--config is missing, and --workdir=nowhere has no config.json"),
-        (["--config=digits", "--wrkdir=x"], "--wrkdir is not a flag; did you mean --workdir?"),
-        (["-workdir=x", "--config=digits"], "-workdir is not a flag; did you mean --workdir?"),
-        (["--steps", "100"], "did you mean --config.sampler.steps or --config.training.steps?"),
-        (["--depth=1"], "did you mean --config.network.depth?"),
-        (["--qqqq"], "--qqqq is not a flag; flags are --config, --workdir, --show and --config.KEY"),
+        (["--config=digits", "--wrkdir=x"], "--wrkdir is not a flag; did you mean --workdir=x?"),
+        (["-workdir=x", "--config=digits"], "-workdir is not a flag; did you mean --workdir=x?"),
+        (["--depth=1"], "did you mean --config.network.depth=1?"),
+        (["--qqqq"], "--qqqq is not a flag; flags are --config, --workdir, --show and --config.KEY=VALUE"),
+        (["--steps", "100"], "--config.sampler.steps=100 or --config.training.steps=100?"),
+        (["--batch_size=3"], "did you mean --config.data.batch_size=3?"),
+        (["--batch-size", "3"], "did you mean --config.data.batch_size=3?"),
+        (["--data.batch_size=3"], "did you mean --config.data.batch_size=3?"),
+        (["-config=digits"], "did you mean --config=digits?"),
+        (["-config", "digits"], "did you mean --config=digits?"),
+        (["steps=100"], "'steps=100' is not a flag; did you mean --config.sampler.steps=100 or "),
+        (["config", "digits"], "'config' is not a flag; did you mean --config=digits?"),
+        (["digits"], "'digits' is not a flag; did you mean --config=digits?"),
+        (["cifar10:t6"], "did you mean --config=cifar10:t6?"),
+        (["my/own.py"], "did you mean --config=my/own.py?"),
+        (["/"], "did you mean --workdir=/?"),
+        (["--config", "=", "digits"], "has a space before the =; write --config=digits"),
+        (["--config", "=digits"], "has a space before the =; write --config=digits"),
+        (["--config=", "digits"], "has a space after the =; write --config=digits"),
+        (["--config = digits"], "is one word with a space in it; write --config=digits"),
+        (["--config digits"], "is one word with a space in it; write --config=digits"),
+        (["--config=digits", "--workdir", "My", "Run"], "a value with spaces is in quotes"),
+        (["--config=digits", ""], "an empty word"),
+        (["=digits"], "'=digits' is not a flag"),
+        (["—config=digits"], "has '—', as a document writes it; write --config=digits"),
+        (["–config=digits"], "has '–', as a document writes it; write --config=digits"),
+        (["−−config=digits"], "write --config=digits"),
+        (["–‑config.data.batch_size=3"], "write --config.data.batch_size=3"),
+        (["--config\u00a0digits"], "write --config=digits"),
+        (["--config\u200b=digits"], "write --config=digits"),
+        (["--сonfig=digits"], "(U+0441) is no letter of a flag"),
+        (["--config.Data.Batch_Size=3", "--config=digits"], "did you mean config.data.batch_size?"),
         (["config=digits"], "'config=digits' is not a flag; did you mean --config=digits?"),
         (["config.data.flip=1"], "did you mean --config.data.flip=1?"),
         (["--config=digits", "fast"], "'fast' is not a flag; flags are written --config.KEY=VALUE"),
@@ -93,6 +127,7 @@ def test_show():
         (["--config=digits", "--config.data.batch-size=3"], "did you mean config.data.batch_size?"),
         (["--config=digits", "--config.data.steps=3"], "config.sampler.steps or config.training.steps"),
         (["--config=digits", "--config.data.qq=3"], "keys of config.data are name, split, data_dir"),
+        (["--config=digits", "--config.data.__class__=3"], "config.data.__class__ is not a key; keys of "),
         (["--config=digits", "--config.nope.x=3"], "config.nope.x is not a key; groups of keys are data, "),
         (["--config=digits", "--config.=3"], "groups of keys are data, "),
         (["--config=digits", "--config.network=x"], "config.network is a group of keys; set them one by one"),
@@ -133,9 +168,18 @@ def test_a_flag_that_is_wrong(argv, expected):
         ("network.attention", "", ()),
         ("data.name", "my set", "my set"),
         ("evaluation.metrics", "none", "none"),
-        ("data.path", "a=b.zip", "a=b.zip"),
+        ("data.path", "/a=b.zip", "/a=b.zip"),
         ("data.crop", "0,0,8,8", (0, 0, 8, 8)),
         ("levels.temperature", "noise", "noise"),
+        ("levels.temperature", "NOISE", "noise"),
+        ("network.dtype", "BFloat16", "bfloat16"),
+        ("training.steps", " '1_000' ", 1000),
+        ("training.steps", "1_0e1_0", 100_000_000_000),
+        ("network.multipliers", "( 1 , 2.0 , 1e1 , )", (1, 2, 10)),
+        ("network.attention", "None", ()),
+        ("network.attention", "null", ()),
+        ("evaluation.metrics", "NULL", "none"),
+        ("evaluation.metrics", "", "none"),
     ],
 )
 def test_a_text_means_a_value_of_the_key(key, text, expected):
@@ -144,7 +188,35 @@ def test_a_text_means_a_value_of_the_key(key, text, expected):
     assert type(got) is type(expected)
 
 
-@pytest.mark.parametrize("text", ["None", "none", "null", ""])
+CODE = [
+    "__import__('os').system('touch pwned')",
+    "(lambda: open('pwned', 'w'))()",
+    "[open('pwned', 'w') for _ in (1,)]",
+    "data.batch_size",
+    "config.data.batch-size",
+    "{1: 2}",
+    "2**10",
+    "1 if True else 2",
+    "$(touch pwned)",
+    "\0",
+    "(" * 3000,
+]
+
+
+@pytest.mark.parametrize("text", CODE, ids=lambda text: text[:12])
+@pytest.mark.parametrize(
+    "key", ["training.steps", "optimizer.learning_rate", "data.flip", "network.multipliers", "data.crop"]
+)
+def test_code_is_never_run(key, text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    message = refused("--config=digits", f"--config.{key}={text}")
+    assert message.startswith(f"config.{key}=")
+    assert "is not possible: it must be " in message
+    assert "ast." not in message
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["None", "none", "NULL", "null", "", " None ", "''"])
 @pytest.mark.parametrize(
     ("config", "key"),
     [
@@ -167,7 +239,7 @@ def test_a_value_that_may_be_absent_can_be_unset(text, config, key):
         ("training.steps=", "config.training.steps=None is not possible: it must be a whole number"),
         ("optimizer.learning_rate=none", "config.optimizer.learning_rate=None is not possible"),
         ("data.flip=null", "config.data.flip=None is not possible: it must be True or False"),
-        ("network.dtype=None", "dtype='None' is not possible: it must be one of float32, bfloat16"),
+        ("network.dtype=None", "dtype=None is not possible: it must be one of float32, bfloat16"),
         ("data.batch_size=6.5", "config.data.batch_size=6.5 is not possible: it must be a whole number"),
         ("data.batch_size=six", "config.data.batch_size='six' is not possible: it must be a whole number"),
         ("data.batch_size=1" + 5000 * "0", "is not possible: it must be a whole number"),
@@ -175,7 +247,11 @@ def test_a_value_that_may_be_absent_can_be_unset(text, config, key):
         ("data.flip=2", "config.data.flip='2' is not possible: it must be True or False"),
         ("optimizer.beta1=1e999", "config.optimizer.beta1=inf is not possible: it must be a finite number"),
         ("optimizer.decay_steps=soon", "a whole number of at least 1, or None"),
-        ("network.multipliers=None", "config.network.multipliers=('None',) is not possible"),
+        ("network.multipliers=None", "config.network.multipliers=None is not possible"),
+        ("data.name=", "config.data.name=None is not possible: it must be text"),
+        ("data.split=NULL", "config.data.split=None is not possible: it must be text"),
+        ("optimizer.learning_rate=1e−4", "write --config.optimizer.learning_rate=1e-4"),
+        ("network.multipliers=“1,2”", "write --config.network.multipliers=1,2"),
         ("network.multipliers=1,,2", "config.network.multipliers=(1, '', 2) is not possible"),
         ("network.multipliers=()", "whole numbers of at least 1, at least 1 of them"),
         ("network.multipliers=(1,1.5)", "config.network.multipliers=(1, 1.5) is not possible"),
@@ -301,10 +377,10 @@ def test_a_file_is_named_by_its_path(own, monkeypatch):
 
 
 def test_colons_in_a_path_and_in_an_argument(own):
-    file = own(OWN.format("text='x'", "c.data.path = text"), name="a:b.c/own.py")
-    assert value("data.path", config=file) == "x"
-    assert value("data.path", config=f"{file}:y:z") == "y:z"
-    assert value("data.path", config=f"{file}:") == ""
+    file = own(OWN.format("text='x'", "c.data.density = text"), name="a: b.c/own.py")
+    assert value("data.density", config=file) == "x"
+    assert value("data.density", config=f"{file}:y:z") == "y:z"
+    assert value("data.density", config=f"{file}:") == ""
 
 
 def test_a_file_is_run_anew_and_leaves_no_module_behind(own):
@@ -360,6 +436,11 @@ def test_a_number_that_is_none_in_a_file(own):
         ("nowhere/own.py:8", "there is no such file"),
         ("nowhere/own", "there is no such file"),
         ("config/digits.py", "there is no such file; did you mean --config=digits?"),
+        ("DIGITS", "did you mean --config=digits?"),
+        ("C:\\\\Users\\\\me\\\\own.py", "there is no such file; folders are separated by / here"),
+        ("C:\\\\runs\\\\digits.py", "there is no such file; did you mean --config=digits?"),
+        ("~/nope.py", "there is no such file"),
+        ("~nobody/nope.py", "there is no such file"),
         ("nope", "no config has that name, and a file ends in .py; there are celeba64, cifar10, digits, "),
         ("digit", "did you mean --config=digits?"),
         (str(ROOT / "configs"), "is a folder"),
@@ -373,6 +454,82 @@ def test_a_config_that_is_not_there(config, expected):
     message = refused(f"--config={config}", "--workdir=x")
     assert message.startswith(f"--config={config}")
     assert expected in message
+
+
+def test_a_folder_as_config(own, tmp_path, monkeypatch):
+    file = own(OWN.format("", ""), name="configs/own.py")
+    assert f"is a folder; name a config file in it, as in --config={file}" in refused(
+        f"--config={file.parent}"
+    )
+    without = str(file).removesuffix(".py")
+    assert f"there is no such file; did you mean --config={file}?" in refused(f"--config={without}")
+    schema.save(schema.Config(), epath.Path(tmp_path / schema.FILE))
+    assert f"the folder of a run; write --workdir={tmp_path}" in refused(f"--config={tmp_path}")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert "the folder of a run; write --workdir=~" in refused("--config=~")
+    assert "is a folder; name a config file in it" in refused("--config=~/configs")
+
+
+# Paths
+
+
+@pytest.mark.parametrize("key", ["data.path", "data.data_dir", "evaluation.inception_weights"])
+def test_a_relative_path_means_the_same_from_every_folder(key, own, tmp_path, monkeypatch):
+    file = own(OWN.format("", f"c.{key} = 'in/the file'"))
+    monkeypatch.chdir(tmp_path)
+    assert value(key, config=file) == str(tmp_path / "in/the file")
+    assert value(key, f"--config.{key}=here", config=file) == str(tmp_path / "here")
+    assert value(key, f"--config.{key}=../x/", config=file) == str(tmp_path.parent / "x")
+    monkeypatch.setenv("HOME", "/home/me")
+    assert value(key, f"--config.{key}=~/x", config=file) == "/home/me/x"
+    assert value(key, f"--config.{key}=None", config=file) is None
+    # A run keeps it, and the folder may move.
+    workdir = tmp_path / "run"
+    schema.save(parse([f"--config={file}"]).config, epath.Path(workdir / schema.FILE))
+    monkeypatch.chdir("/")
+    for flags, expected in (([], tmp_path / "in/the file"), ([f"--config.{key}=moved"], "/moved")):
+        config = parse([f"--workdir={workdir}", *flags]).config
+        group, name = key.split(".")
+        assert getattr(getattr(config, group), name) == str(expected)
+    assert schema.keys()[key].is_free
+
+
+def test_the_public_weights_are_no_path():
+    assert value("evaluation.inception_weights", "--config.evaluation.inception_weights=fetch") == "fetch"
+
+
+@pytest.mark.parametrize("key", ["data.path", "data.data_dir", "evaluation.inception_weights"])
+@pytest.mark.parametrize("scheme", ["s3", "gs", "az", "hf", "http", "https", "hdfs"])
+def test_data_on_an_address(key, scheme):
+    message = refused("--config=digits", f"--config.{key}={scheme}://bucket/x")
+    assert message.startswith(
+        f"config.{key}='{scheme}://bucket/x' is not possible: {scheme}:// is not read; "
+    )
+    assert f"write --config.{key}=/x" in refused("--config=digits", f"--config.{key}=file:///x")
+
+
+@pytest.mark.parametrize(
+    ("workdir", "expected"),
+    [
+        ("gs://bucket/x", "--workdir=gs://bucket/x needs the package gcsfs: pip install 'drl-jax[gcs]'"),
+        ("gs:/bucket/x", "write --workdir=gs://bucket/x"),
+        ("GS://bucket/x", "write --workdir=gs://bucket/x"),
+        ("s3://bucket/x", "a workdir is a folder or on gs://, not on s3://"),
+        ("hf://bucket/x", "not on hf://"),
+        ("https://host/x", "not on https://"),
+        ("file:///tmp/x", "write --workdir=/tmp/x"),
+    ],
+)
+@pytest.mark.parametrize("config", [["--config=digits"], []])
+def test_a_workdir_on_an_address(workdir, expected, config, monkeypatch):
+    monkeypatch.setattr("drl_jax.config.paths.find_spec", lambda name: None)
+    assert expected in refused(*config, f"--workdir={workdir}")
+
+
+def test_a_workdir_with_a_colon_is_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    schema.save(schema.Config(), epath.Path(tmp_path / "gs:x: 1/y" / schema.FILE))
+    assert parse(["--workdir=gs:x: 1/y"]).config == schema.Config()
 
 
 # How long a mistake takes

@@ -1,3 +1,4 @@
+import errno
 import functools
 import hashlib
 import http.server
@@ -108,7 +109,9 @@ def test_celeb_a_has_the_splits_of_the_list(celeb_a_files, tmp_path):
 
 @pytest.mark.parametrize("name", ["digits", "points", "folder"])
 def test_some_data_need_no_preparation(name, tmp_path):
-    assert prepare(name, data_dir=str(tmp_path)) == f"config.data.name={name!r} needs no preparation"
+    path = "." if name == "folder" else None
+    done = prepare(name, data_dir=str(tmp_path), path=path)
+    assert done == f"config.data.name={name!r} needs no preparation"
     assert os.listdir(tmp_path) == []
 
 
@@ -239,6 +242,20 @@ def test_the_message_about_a_failed_download_is_one_line_and_no_files_are_left(s
     with pytest.raises(UserError, match=r"config.data.name='set'.*a.*config.data.path") as caught:
         files.download(url)
     assert "\n" not in str(caught.value)
+    assert os.listdir(tmp_path / "kept") == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_full_disk_is_not_called_a_failed_download(number, tmp_path, monkeypatch):
+    def fail(url, path):
+        path.write_bytes(b"part")
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("drl_jax.data.downloads._copy", fail)
+    files = downloads("set", tmp_path / "kept", url_infos={"http://x/a.zip": info(b"", "a.zip")})
+    with pytest.raises(UserError) as caught:
+        files.download("http://x/a.zip")
+    assert str(caught.value) == f"{tmp_path}/kept/a.zip cannot be written: {os.strerror(number)}"
     assert os.listdir(tmp_path / "kept") == []
 
 

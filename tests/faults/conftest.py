@@ -22,7 +22,7 @@ from drl_jax.data.sources import open_source
 from drl_jax.parallel.mesh import place
 from drl_jax.report import metrics_log
 from tests.faults import child
-from tests.helpers import CONFIGS, small
+from tests.helpers import CONFIGS, last_of_each, small
 
 WALL_CLOCK = ("steps_per_second", "evaluation_seconds")
 _server = multiprocessing.get_context("forkserver")
@@ -146,7 +146,9 @@ def start(shared, tmp_path):
             printed = tmp_path / f"{len(jobs)}.txt"
             named = {name: text.format(rank=rank, port=port) for name, text in variables.items()}
             argv = [command, *tiny, f"--workdir={workdir}", *overrides, *(own or {}).get(rank, ())]
-            jobs.append(Job(argv, printed, environment | named, faults if only in (None, rank) else {}))
+            jobs.append(
+                Job(last_of_each(argv), printed, environment | named, faults if only in (None, rank) else {})
+            )
         return jobs[-len(ranks) :]
 
     yield start

@@ -147,6 +147,52 @@ def test_scores_and_their_names():
     assert bounds.keys() == (expected - {"fid_40"}) | {"frechet_pixels", "fid_25"}
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("FID", ["fid"]),
+        (" Fid , KID,", ["fid", "kid"]),
+        ("(fid, kid)", ["fid", "kid"]),
+        ("['fid', 'kid']", ["fid", "kid"]),
+        ("fid kid fid", ["fid", "kid"]),
+        ("fid;kid", ["fid", "kid"]),
+        ("None", []),
+        ("NULL", []),
+        ("", []),
+        ("()", []),
+    ],
+)
+def test_how_metrics_may_be_written(text, expected):
+    assert scores.parse(text, is_points=False) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("fid50k", "fid"),
+        ("FID-50k", "fid"),
+        ("fid_10000", "fid"),
+        ("fid50k_full", "fid"),
+        ("kid50k_full", "kid"),
+        ("IS", "inception_score"),
+        ("inception", "inception_score"),
+        ("pr", "precision_recall"),
+        ("recall", "precision_recall"),
+        ("kdi", "kid"),
+        ("frechet_pixel", "frechet_pixels"),
+    ],
+)
+def test_what_a_wrong_metric_may_mean(text, meant):
+    with pytest.raises(UserError) as error:
+        scores.parse(text, is_points=False)
+    message = str(error.value)
+    assert message.startswith(
+        f"config.evaluation.metrics={text!r}: {text.lower()!r} is not a metric of images; "
+    )
+    assert f"did you mean {meant}?" in message
+    assert ("config.evaluation.num_samples" in message) == any(each.isdigit() for each in text)
+
+
 def test_unknown_metrics_are_refused():
     assert scores.parse("none", is_points=False) == []
     assert scores.parse("total_variation,kid_points", is_points=True) == ["total_variation", "kid_points"]
@@ -154,8 +200,6 @@ def test_unknown_metrics_are_refused():
         ("fdi", False),
         ("total_variation", False),
         ("fid", True),
-        ("", False),
-        ("kid,", False),
     ):
         with pytest.raises(UserError, match="is not a metric of"):
             scores.parse(text, is_points=points)

@@ -19,7 +19,7 @@ from drl_jax.core.transition import mcmc_transition
 from drl_jax.parallel.mesh import place
 from drl_jax.parallel.preemption import Stop
 from drl_jax.parallel.sampler import ShardedSampler
-from tests.helpers import CONFIGS, POINTS, small
+from tests.helpers import CONFIGS, POINTS, last_of_each, small
 
 COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
 
@@ -40,7 +40,7 @@ def collectives(text: str | None) -> list[tuple[str, str]]:
 def parts(request):
     # More than one level: XLA dissolves a loop of one.
     overrides = small() if request.param == "digits.py" else [*POINTS, "--config.levels.count=2"]
-    return build(parse([f"--config={CONFIGS}/{request.param}", *overrides]).config)
+    return build(parse(last_of_each([f"--config={CONFIGS}/{request.param}", *overrides])).config)
 
 
 def test_the_training_step_has_one_all_reduce_and_none_in_the_chain(parts):

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from drl_jax.main import main
-from tests.helpers import CONFIGS
+from tests.helpers import CONFIGS, last_of_each
 
 
 class Outcome:
@@ -24,7 +24,7 @@ def program(capfd):
         named = re.compile(r"^--config=(?!/)")
         given = [named.sub(f"--config={CONFIGS}/", a) for a in arguments]
         with pytest.raises(SystemExit) as exit_:
-            main(given)
+            main(last_of_each(given))
         return Outcome(exit_.value.code, capfd.readouterr())
 
     return run

@@ -30,7 +30,7 @@ MISTAKES = {
         ["train", DIGITS, RUN, "--config.data.batchsize=3"],
         ["config.data.batchsize", "did you mean config.data.batch_size?"],
     ),
-    "unknown flag": (["train", DIGITS, "--wrkdir={dir}", RUN], ["--wrkdir", "did you mean --workdir?"]),
+    "unknown flag": (["train", DIGITS, "--wrkdir={dir}", RUN], ["--wrkdir", "did you mean --workdir="]),
     "wrong type": (
         ["train", DIGITS, RUN, "--config.data.batch_size=6.5"],
         ["config.data.batch_size=6.5", "a whole number of at least 1"],

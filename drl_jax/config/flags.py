@@ -1,0 +1,170 @@
+"""The words of a command line: the command, and the text of each flag."""
+
+import os
+import re
+import shlex
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+
+from drl_jax.config import loading, schema
+from drl_jax.config.rules import nearest
+from drl_jax.config.values import plain
+from drl_jax.errors import UserError
+
+COMMON = ("--config", "--workdir", "--show")
+PLAN = ("--topology", "--slices", "--full", "--sweep")
+SWITCHES = ("--show", "--full", "--sweep")  # need no value
+KEY = "--config."
+_ALL = (*COMMON, *PLAN)
+_HELP = re.compile(r"--?(h|\?|help\w*)")  # also --helpfull and --helpshort, as other programs have them
+_VERSION = ("--version", "-V")
+
+
+def command_of(argv: Sequence[str], commands: Iterable[str]) -> tuple[str, list[str]]:
+    """Finds the command of a command line, which is its first word.
+
+    Args:
+      argv: the words after the program's name.
+      commands: the names of all commands.
+
+    Returns:
+      The command, and the words after it. "help" and "version" are asked for by several words, some of them
+      in any place.
+
+    Raises:
+      UserError: there is no command, an unknown one, one in the wrong place, or a second one.
+    """
+    commands = tuple(commands)
+    if not argv or argv[0] == "help" or argv[1:] == ["help"] or any(map(_HELP.fullmatch, argv)):
+        return "help", []
+    if argv[0] == "version" or any(word in _VERSION for word in argv):
+        return "version", []
+    first, *rest = argv
+    given = [index for index, word in _bare(argv) if word in commands]
+    if first in commands:
+        if len(given) > 1:
+            raise UserError(
+                f"{argv[given[1]]!r} is a second command after {first!r}; run one after the other"
+            )
+        return first, rest
+    there = f"{first!r} is not a command; commands are {', '.join(commands)}"
+    if given:
+        line = [argv[given[0]], *argv[: given[0]], *argv[given[0] + 1 :]]
+        raise UserError(f"{there}; the command comes first: drl-jax {shlex.join(line)}")
+    if first.startswith("-"):
+        raise UserError(f"{there}; the command comes first, as in drl-jax train {shlex.join(argv)}")
+    raise UserError(there + "".join(f"; did you mean {near}?" for near in nearest(first, commands)))
+
+
+def read(argv: Sequence[str]) -> dict[str, str]:
+    """Reads the text of each flag.
+
+    A flag and its text are one word (`--workdir=DIR`) or two (`--workdir DIR`).
+
+    Args:
+      argv: the words after the command.
+
+    Returns:
+      The texts by flag, such as "--config.data.path"; "true" for a switch alone.
+
+    Raises:
+      UserError: a word is no flag, a flag has no text, or it is given twice.
+    """
+    flags: dict[str, str] = {}
+    words, before = deque(argv), ""
+    while words:
+        word = words.popleft()
+        flag, equals, text = word.partition("=")
+        if not flag and word:
+            raise UserError(f"{word!r} is not a flag; flags are written {KEY}KEY=VALUE, without spaces")
+        if len(flag.split()) != 1 or flag.strip() != flag or not flag.isascii():
+            raise UserError(_not_plain(word))
+        if flag not in _ALL and not flag.startswith(KEY):
+            raise UserError(_not_a_flag(word, before, next(iter(words), "")))
+        if not equals and flag in SWITCHES:
+            text = "true"
+        elif not equals:
+            if not words or words[0].startswith("--"):
+                raise UserError(f"{flag} needs a value, as in {flag}=VALUE")
+            text = words.popleft()
+            if text.startswith("="):
+                value = text[1:] or next(iter(words), "VALUE")
+                raise UserError(
+                    f"{flag} {text} has a space before the =; write {shlex.join([f'{flag}={value}'])}"
+                )
+        elif not text and words and not words[0].startswith("-"):
+            raise UserError(
+                f"{word} {words[0]} has a space after the =; write {shlex.join([word + words[0]])}"
+            )
+        if flag in flags:
+            twice = "" if flag in SWITCHES else f" ({flags[flag]!r} and {text!r})"
+            raise UserError(f"{flag} is given twice{twice}; give it once")
+        flags[flag], before = text, flag
+    return flags
+
+
+def _bare(argv: Sequence[str]) -> Iterator[tuple[int, str]]:
+    """The words that are neither flags nor the text of the flag before them, with their places."""
+    is_text = False
+    for index, word in enumerate(argv):
+        is_flag = word.startswith("-")
+        if not is_flag and not is_text:
+            yield index, word
+        is_text = is_flag and "=" not in word and word not in SWITCHES
+
+
+def _not_plain(word: str) -> str:
+    """The message about a flag with spaces, or with characters of a word processor."""
+    written = plain(word)
+    name = re.split(r"[\s=]", written.strip(), maxsplit=1)[0]
+    text = written.strip()[len(name) :].strip(" =\t\n")
+    name = "--" + name.lstrip("-") if name.startswith("-") else name
+    form = f"{name}={text}" if text else name
+    if written != word:
+        odd = " ".join(dict.fromkeys(f"{each!r}" for each in word if plain(each) != each))
+        return f"{word!r} has {odd}, as a document writes it; write {shlex.join([form])}"
+    if not word.isascii():
+        odd = " ".join(dict.fromkeys(f"{each!r} (U+{ord(each):04X})" for each in word if not each.isascii()))
+        return (
+            f"{word!r} is not a flag: its {odd} is no letter of a flag; type the flag anew{_meant(word, '')}"
+        )
+    if not word.strip():
+        return "there is an empty word on the command line, perhaps an unset variable; leave it out"
+    return f"{word!r} is one word with a space in it; write {shlex.join([form])}"
+
+
+def _not_a_flag(word: str, before: str, after: str) -> str:
+    """The message about a word that is no flag.
+
+    Args:
+      word: the word.
+      before: the flag before it.
+      after: the word after it.
+    """
+    if word.startswith("-"):
+        flag = word.partition("=")[0]
+        there = f"flags are {', '.join(COMMON)} and {KEY}KEY=VALUE"
+        return f"{flag} is not a flag{_meant(word, after) or '; ' + there}"
+    if before in SWITCHES:
+        return f"{word!r} is not a flag; {before} takes no value"
+    if word.partition(":")[0] in loading.names() or word.endswith(".py"):
+        return f"{word!r} is not a flag; did you mean --config={word}?"
+    name = word.partition("=")[0]
+    if "=" in word or f"--{name}" in _ALL or name.startswith("config."):
+        if meant := _meant(word, after):
+            return f"{word!r} is not a flag{meant}"
+    elif os.path.isdir(word) and before != "--workdir":
+        return f"{word!r} is not a flag; did you mean --workdir={word}?"
+    return f"{word!r} is not a flag; flags are written {KEY}KEY=VALUE, and a value with spaces is in quotes"
+
+
+def _meant(word: str, after: str) -> str:
+    """The flags that a word is like, with its value; empty if there are none."""
+    flag, equals, text = word.partition("=")
+    keys = [f"{KEY}{key}" for network in schema.NETWORKS for key in schema.keys(network)]
+    known = [name.removeprefix("--") for name in dict.fromkeys([*_ALL, *keys])]
+    near = [f"--{name}" for name in nearest(flag.lstrip("-"), known)]
+    if not equals and after and not after.startswith("-"):
+        equals, text = "=", after
+    forms = [name if name in SWITCHES or not equals else shlex.join([f"{name}={text}"]) for name in near]
+    return f"; did you mean {' or '.join(forms)}?" if forms else ""
