@@ -1,15 +1,57 @@
-"""Data that are not read as they are: the lines that export them to a folder of images."""
+"""Data that are not read as they are: the commands that export them to a folder of images."""
 
-import json
 import shlex
-from pathlib import Path
 
 from drl_jax.errors import UserError
 
+# The images keep their own bytes, and Pillow knows them by their content: the suffix does not matter.
+_PARQUET = """import glob, pyarrow.parquet as p
+for n, f in enumerate(sorted(glob.glob({files!r}, recursive=True))):
+    t = p.read_table(f)
+    for i, x in enumerate(t["image" if "image" in t.column_names else "img"].to_pylist()):
+        open({folder!r} + f"/{{n}}_{{i}}.png", "wb").write(x["bytes"])"""
+_LMDB = """import lmdb
+for i, (k, v) in enumerate(lmdb.open({files!r}, readonly=True, lock=False).begin().cursor()):
+    open({folder!r} + f"/{{i}}.webp", "wb").write(v)"""
 _SCENES = (
     *("bedroom", "bridge", "church_outdoor", "classroom", "conference_room"),
     *("dining_room", "kitchen", "living_room", "restaurant", "tower"),
 )
+
+
+def export_parquet(files: str, folder: str) -> str:
+    """Writes the command that exports the images of Parquet files, as Hugging Face writes them.
+
+    Args:
+      files: their paths, as a pattern.
+      folder: where the images go.
+
+    Returns:
+      One line for a shell, and the flag that names the folder.
+    """
+    return _command("pyarrow", _PARQUET, files, folder)
+
+
+def export_lmdb(files: str, folder: str) -> str:
+    """Writes the command that exports the images of an LMDB, whose values are image files, as LSUN's.
+
+    Args:
+      files: the folder of the LMDB.
+      folder: where the images go.
+
+    Returns:
+      One line for a shell, and the flag that names the folder.
+    """
+    return _command("lmdb", _LMDB, files, folder)
+
+
+def _command(package: str, program: str, files: str, folder: str) -> str:
+    # One line: Python reads it from the escapes of the shell's $'…'.
+    code = program.format(folder=folder, files=files)
+    escaped = code.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
+    where = shlex.quote(folder)
+    command = f"pip install {package} && mkdir -p {where} && python -c $'{escaped}'"
+    return f"export it by: {command} and give --config.data.path={where}"
 
 
 def refuse_lsun(name: str, path: str | None) -> None:
@@ -26,71 +68,11 @@ def refuse_lsun(name: str, path: str | None) -> None:
     if base.split(":")[0] != "lsun":
         return
     category = category.split(":")[0] or "church_outdoor"
-    is_scene, folder = category in _SCENES, f"{category}_images"
+    is_scene = category in _SCENES
     lmdb = f"{category}_train_lmdb" if is_scene else category
     url = f"http://dl.yf.io/lsun/{'scenes' if is_scene else 'objects'}/{lmdb}.zip"
-    there, lmdb = ("", path) if path else (f"download {url} and unpack it; ", lmdb)
+    there = "" if path else f"download {url} and unpack it; "
     raise UserError(
         f"config.data.name={name!r} cannot be prepared, because its builder needs TensorFlow; nothing was "
-        f"downloaded; {there}export its images: {_lmdb_line(lmdb, folder)}; then train with "
-        f"--config.data.name=folder --config.data.path={folder}"
+        f"downloaded; {there}{export_lmdb(path or lmdb, f'{category}_images')} --config.data.name=folder"
     )
-
-
-def check_folder(path: str | None) -> str:
-    """Checks what data.name=folder is to read, as far as `prepare` can.
-
-    Args:
-      path: config.data.path.
-
-    Returns:
-      One line that says that nothing is to be prepared.
-
-    Raises:
-      UserError: the path is missing, or what is there must be exported first.
-    """
-    if path is None:
-        line = _lmdb_line("church_outdoor_train_lmdb", "church")
-        raise UserError(
-            "config.data.path must be set for config.data.name='folder': a folder or a zip of images; "
-            f"those of LSUN have to be exported: {line}; then take --config.data.path=church"
-        )
-    root = Path(path).expanduser()
-    if not root.exists():
-        raise UserError(f"config.data.path={path!r} does not exist; give a folder or a zip of images")
-    lmdb = next((each for each in (root, root.parent) if (each / "data.mdb").is_file()), None)
-    if lmdb is not None and (lmdb == root or root.suffix == ".mdb"):
-        line = _lmdb_line(lmdb, "images")
-        raise UserError(
-            f"config.data.path={path!r} is an LMDB; export its images: {line}; then take "
-            "--config.data.path=images"
-        )
-    parquet = root if root.suffix == ".parquet" else next(iter(sorted(root.glob("*.parquet"))), None)
-    if parquet is not None:
-        pattern = parquet if parquet == root else root / "*.parquet"
-        raise UserError(
-            f"config.data.path={path!r} holds parquet files; export the images of their column image: "
-            f"{_parquet_line(pattern, 'images')}; then take --config.data.path=images"
-        )
-    return "config.data.name='folder' needs no preparation"
-
-
-def _lmdb_line(path: str | Path, folder: str) -> str:
-    """The line that exports the images of an LMDB, whose values are image files."""
-    program = (
-        f"import lmdb, os, pathlib; os.makedirs({json.dumps(folder)}); "
-        f'[pathlib.Path({json.dumps(folder)}, key.decode() + ".webp").write_bytes(image) for key, image in '
-        f"lmdb.open({json.dumps(str(path))}, readonly=True, lock=False).begin().cursor()]"
-    )
-    return f"pip install lmdb; python -c {shlex.quote(program)}"
-
-
-def _parquet_line(pattern: str | Path, folder: str) -> str:
-    """The line that exports the images of parquet files, as Hugging Face writes them."""
-    program = (
-        f"import glob, os, pathlib, pyarrow.parquet as pq; os.makedirs({json.dumps(folder)}); "
-        f'[pathlib.Path({json.dumps(folder)}, f"{{i:03d}}_{{j:07d}}.png").write_bytes(row["bytes"]) '
-        f"for i, file in enumerate(sorted(glob.glob({json.dumps(str(pattern))}))) for j, row in "
-        'enumerate(pq.read_table(file, columns=["image"])["image"].to_pylist())]'
-    )
-    return f"python -c {shlex.quote(program)}"

@@ -1,7 +1,6 @@
 """Images of one's own: files in a folder or in an archive, or arrays."""
 
 import os
-import shlex
 import stat
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -9,23 +8,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from drl_jax.data import archives, array_files, viewing, walk
+from drl_jax.data import archives, array_files, exports, viewing, walk
 from drl_jax.data.array_files import ArrayImages, open_arrays
 from drl_jax.data.decoding import CropResize, Damaged, Unreadable
 from drl_jax.data.notes import shown
 from drl_jax.errors import UserError
 
 _MAX_BYTES = 2**30  # of an image file
-# Python that writes the images of other forms to a folder. Their own bytes are kept, and Pillow knows them by
-# their content, so that the suffix does not matter.
-_EXPORT_PARQUET = """import glob, pyarrow.parquet as p
-for n, f in enumerate(sorted(glob.glob({files!r}, recursive=True))):
-    t = p.read_table(f)
-    for i, x in enumerate(t["image" if "image" in t.column_names else "img"].to_pylist()):
-        open({folder!r} + f"/{{n}}_{{i}}.png", "wb").write(x["bytes"])"""
-_EXPORT_LMDB = """import lmdb
-for i, (k, v) in enumerate(lmdb.open({files!r}, readonly=True, lock=False).begin().cursor()):
-    open({folder!r} + f"/{{i}}.webp", "wb").write(v)"""
 _NO_READER = {".heic": "HEIC", ".heif": "HEIC", ".jxl": "JPEG XL", ".svg": "SVG", ".dng": "raw photographs"}
 
 
@@ -212,16 +201,8 @@ def _other_form(root: str, left_out: Counter[str]) -> str:
     path = os.path.abspath(root)
     if ".parquet" in left_out:
         files = f"{path}/**/*.parquet" if os.path.isdir(path) else path
-        form, package, program = "Parquet", "pyarrow", _EXPORT_PARQUET
-    elif ".mdb" in left_out:
-        path = files = path if os.path.isdir(path) else os.path.dirname(path)
-        form, package, program = "LMDB", "lmdb", _EXPORT_LMDB
-    else:
-        return ""
-    folder = f"{path}_images"
-    # One line: Python reads it from the escapes of the shell's $'…'.
-    code = program.format(folder=folder, files=files)
-    escaped = code.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
-    command = f"pip install {package} && mkdir -p {shlex.quote(folder)} && python -c $'{escaped}'"
-    given = f"--config.data.path={shlex.quote(folder)}"
-    return f"holds {form}, which is not read; export it by: {command} and give {given}"
+        return f"holds Parquet, which is not read; {exports.export_parquet(files, f'{path}_images')}"
+    if ".mdb" in left_out:
+        path = path if os.path.isdir(path) else os.path.dirname(path)
+        return f"holds LMDB, which is not read; {exports.export_lmdb(path, f'{path}_images')}"
+    return ""

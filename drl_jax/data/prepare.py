@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 
 from drl_jax.data import BUILT_IN, exports
 from drl_jax.data.downloads import Downloads
-from drl_jax.data.sources import data_directory
+from drl_jax.data.sources import data_directory, open_source
 from drl_jax.data.tfds_build import build
 from drl_jax.data.tfds_source import require_random_access, unknown_name
 from drl_jax.errors import UserError
@@ -34,7 +34,7 @@ def prepare(name: str, *, data_dir: str | None = None, path: str | None = None) 
     """
     exports.refuse_lsun(name, path)
     if name == "folder":
-        return exports.check_folder(path)
+        open_source(name, image_size=1, path=path)  # what cannot be read is refused
     if name in BUILT_IN:
         return f"config.data.name={name!r} needs no preparation"
     directory = data_directory(data_dir)

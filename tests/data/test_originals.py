@@ -5,7 +5,6 @@ import os
 import pickle
 import re
 import shlex
-import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -20,7 +19,6 @@ from drl_jax.data.prepare import prepare
 from drl_jax.data.sources import open_source
 from drl_jax.errors import UserError
 from tests.data.helpers import (
-    encode,
     idx_files,
     python_2_pickle,
     python_archive,
@@ -421,51 +419,8 @@ def test_a_set_that_needs_tensorflow_is_refused_before_a_download(name, tmp_path
     assert message.startswith(f"config.data.name={name!r} cannot be prepared without TensorFlow")
 
 
-def program_in(message: str) -> str:
-    """The Python program of an export line."""
-    words = shlex.split(message.partition("python -c ")[2])
-    return words[0]
-
-
-@pytest.mark.parametrize("inside", ["", "data.mdb"])
-def test_the_export_of_an_lmdb(inside, tmp_path, monkeypatch):
-    store = tmp_path / "church_outdoor_train_lmdb"
-    write_files(store, {"data.mdb": b"", "lock.mdb": b""})
-    message = refused("folder", tmp_path, store / inside)
-    assert message.startswith(f"config.data.path='{store / inside}' is an LMDB; ")
-    images = {b"a1": encode(np.full((2, 2, 3), 1, np.uint8)), b"b2": encode(np.full((2, 2, 3), 2, np.uint8))}
-
-    def open_lmdb(path, *, readonly, lock):
-        assert (path, readonly, lock) == (str(store), True, False)
-        transaction = SimpleNamespace(cursor=lambda: iter(images.items()))
-        return SimpleNamespace(begin=lambda: transaction)
-
-    monkeypatch.setitem(sys.modules, "lmdb", SimpleNamespace(open=open_lmdb))
-    monkeypatch.chdir(tmp_path)
-    exec(program_in(message), {})
-    exported = open_source("folder", path="images", image_size=2)
-    assert read_all(exported)[:, 0, 0, 0].tolist() == [1, 2]
-
-
-@pytest.mark.parametrize("inside", ["", "train-00000.parquet"])
-def test_the_export_of_parquet(inside, tmp_path, monkeypatch):
-    import pyarrow
-    import pyarrow.parquet
-
-    rows = [{"bytes": encode(np.full((2, 2, 3), i, np.uint8)), "path": None} for i in (3, 4)]
-    (tmp_path / "set").mkdir()
-    pyarrow.parquet.write_table(
-        pyarrow.table({"image": rows, "label": [0, 1]}), tmp_path / "set/train-00000.parquet"
-    )
-    message = refused("folder", tmp_path, tmp_path / "set" / inside)
-    monkeypatch.chdir(tmp_path)
-    exec(program_in(message), {})
-    exported = open_source("folder", path="images", image_size=2)
-    assert read_all(exported)[:, 0, 0, 0].tolist() == [3, 4]
-
-
 def test_the_folder_of_a_config_without_a_path(tmp_path):
-    assert "have to be exported" in refused("folder", tmp_path, None)
+    assert refused("folder", tmp_path, None).startswith("config.data.path must be set")
     message = refused("folder", tmp_path, tmp_path / "nowhere")
     assert message.startswith(f"config.data.path='{tmp_path}/nowhere' does not exist")
 
