@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,11 @@ import numpy as np
 import pytest
 
 from drl_jax.parallel.startup import provide_threads
+
+# Whoever started the tests may have ignored these (`nohup`, `&`), and what is ignored stays so in the program.
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, handler)
 
 PLATFORM = os.environ.get("DRL_JAX_TEST_PLATFORM", "cpu")  # cuda: for the tests of the core
 jax.config.update("jax_platforms", PLATFORM)
