@@ -11,7 +11,7 @@ import pytest
 
 from drl_jax.parallel.startup import provide_threads
 
-# Whoever started the tests may have ignored these (`nohup`, `&`), and what is ignored stays so in the program.
+# Whoever started the tests may have ignored these (`nohup`, `&`). What is ignored stays so in the program.
 for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(number) == signal.SIG_IGN:
         signal.signal(number, handler)
