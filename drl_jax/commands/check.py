@@ -41,7 +41,7 @@ def check(config: Config, prepare_command: str) -> None:
     if bad:
         raise UserError(
             f"{bad:,} of {len(source):,} examples of config.data.name={config.data.name!r} cannot be used; "
-            "mend or delete them, or set config.data.skip_damaged=True, which replaces those that are damaged"
+            "fix or delete them, or set config.data.skip_damaged=True, which replaces those that are damaged"
         )
     print(f"all {len(source):,} examples of config.data.name={config.data.name!r} can be used", flush=True)
 
