@@ -15,7 +15,7 @@ from etils import epath
 from drl_jax import files
 from drl_jax.checkpoints.orbax import FOLDER, Checkpoint, load, steps
 from drl_jax.checkpoints.quiet import silence_orbax
-from drl_jax.config import resume, schema
+from drl_jax.config import paths, resume, schema
 from drl_jax.config.build import Components, set_precision
 from drl_jax.config.schema import Config
 from drl_jax.core.model import Model
@@ -29,7 +29,6 @@ from drl_jax.parallel.startup import join_job
 from drl_jax.report import provenance
 from drl_jax.report.console import console
 
-_OWN_PATHS = ("data.data_dir", "data.path", "evaluation.inception_weights")  # each host may have its own
 _SEEN_WITHIN = 45.0  # seconds in which a new file appears on all hosts that share a folder
 
 
@@ -87,7 +86,8 @@ def _facts(
 ) -> dict[str, Any]:
     """What must be equal in all processes of a job, by the name that a message gives it."""
     settings = schema.flatten(schema.to_dict(config))
-    facts = {f"config.{key}": value for key, value in settings.items() if key not in _OWN_PATHS}
+    # Each host may have its own paths.
+    facts = {f"config.{key}": value for key, value in settings.items() if key not in paths.KEYS}
     about = provenance.versions()
     facts |= {"the command": command, "--workdir": None if workdir is None else str(workdir)}
     facts |= {f"the version of {name}": about["versions"][name] for name in ("drl_jax", "jax")}

@@ -9,7 +9,7 @@ from typing import Any
 from drl_jax.errors import UserError
 
 # Values of these keys are paths on this machine; the words are not.
-_KEYS = ("data.data_dir", "data.path", "evaluation.inception_weights")
+KEYS = ("data.data_dir", "data.path", "evaluation.inception_weights")
 _WORDS = {"evaluation.inception_weights": ("fetch",)}
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(//|(?<=gs:)/)(.*)", re.DOTALL)
 
@@ -50,7 +50,7 @@ def check_workdir(workdir: str) -> None:
 
 
 def _absolute(key: str, value: Any) -> Any:
-    if key not in _KEYS or not isinstance(value, str) or not value or value in _WORDS.get(key, ()):
+    if key not in KEYS or not isinstance(value, str) or not value or value in _WORDS.get(key, ()):
         return value
     if match := _ADDRESS.match(value):
         scheme, _, rest = match.groups()

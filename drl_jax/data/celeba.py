@@ -11,11 +11,6 @@ NAME = "celeb_a"  # of tensorflow-datasets
 ARCHIVE = "img_align_celeba.zip"
 
 
-def find_unpacked(root: Path) -> Path | None:
-    """Returns the folder of the aligned faces below a folder, or itself; None if there is none."""
-    return find_jpegs(root)
-
-
 def images_alone(path: Path) -> str | None:
     """Says how the images are data without the lists of attributes, landmarks, identities and splits.
 
@@ -30,7 +25,7 @@ def images_alone(path: Path) -> str | None:
     images = path if _is_zip_of_jpegs(path) else None
     if images is None:
         root = path if path.is_dir() else path.parent
-        images = find(root, [ARCHIVE]) or find_unpacked(root)
+        images = find(root, [ARCHIVE]) or find_jpegs(root)
     if images is None:
         return None
     crop = ",".join(map(str, CELEB_A_CROP))

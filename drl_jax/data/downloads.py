@@ -27,7 +27,7 @@ from typing import Any
 from etils import epath
 
 from drl_jax.data import celeba, cifar
-from drl_jax.data.originals import find, forms, is_idx
+from drl_jax.data.originals import find, find_jpegs, forms, is_idx
 from drl_jax.errors import UserError
 
 # RuntimeError and NotImplementedError: of a zip that is encrypted, or packed in a way that is not known.
@@ -153,7 +153,7 @@ class Downloads:
             beside = [path.parent / name for name in names if (path.parent / name).is_file()]
             return path if path.name in names else next(iter(beside), None)
         found = find(path, forms(filename))
-        return celeba.find_unpacked(path) if found is None and filename == celeba.ARCHIVE else found
+        return find_jpegs(path) if found is None and filename == celeba.ARCHIVE else found
 
     def _fetch(self, url: str, filename: str, info: Any) -> epath.Path:
         file = self._folder / filename

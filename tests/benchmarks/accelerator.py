@@ -32,9 +32,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
+from step import convolutions
 
-from drl_jax import __version__
 from drl_jax.config.build import build
 from drl_jax.config.overrides import parse
 from drl_jax.config.schema import Config
@@ -42,6 +41,7 @@ from drl_jax.core.networks import convolution, layers
 from drl_jax.parallel.mesh import Placement, place
 from drl_jax.parallel.startup import start_devices
 from drl_jax.planning import flops
+from drl_jax.report import provenance
 from drl_jax.training.step import TrainState
 
 GRAPH = "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,CONVOLUTION,DYNAMIC_SLICE_FUSION,CONDITIONAL,WHILE"
@@ -104,7 +104,7 @@ def main() -> None:
 
     start, pool = time.perf_counter(), ThreadPoolExecutor()
     compiler = StepCompiler(config, placement, pool)
-    convolutions = compile_convolutions(config, pool) if own.ceilings else {}
+    single = compile_convolutions(config, pool) if own.ceilings else {}
     ceilings = compile_ceilings(pool) if own.ceilings else {}
     steps = {name: pool.submit(compiler.compile, FORMS[name]) for name in own.forms.split(",")}
 
@@ -120,7 +120,7 @@ def main() -> None:
                 found[key] = _line(error)
         return found
 
-    convolutions, ceilings, steps = results(convolutions), results(ceilings), results(steps)
+    single, ceilings, steps = results(single), results(ceilings), results(steps)
     report["compile_seconds"] = time.perf_counter() - start
     print(f"all compiled in {report['compile_seconds']:.0f} s", flush=True)
 
@@ -132,7 +132,7 @@ def main() -> None:
         report["ceilings"] = {name: c if isinstance(c, str) else c() for name, c in ceilings.items()}
         for name, value in report["ceilings"].items():
             print(f"{name:<34} {_short(value)}", flush=True)
-        report["convolutions"] = rows = [time_convolution(*item) for item in convolutions.items()]
+        report["convolutions"] = rows = [time_convolution(*item) for item in single.items()]
         for row in rows:
             print(_line_of(row))
         report["floor_seconds"] = floor_of_step(rows, config.sampler.steps)
@@ -164,11 +164,9 @@ def machine() -> dict[str, Any]:
     except (OSError, subprocess.CalledProcessError):
         gpu = platform.processor() or platform.machine()
     return {
-        "devices": f"{len(jax.devices())} {jax.devices()[0].device_kind}",
+        "machine": provenance.machine(),
         "gpu": gpu,
-        "jax": jax.__version__,
-        "python": platform.python_version(),
-        "drl_jax": __version__,
+        **provenance.versions(),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
     }
 
@@ -230,18 +228,7 @@ class Shape(NamedTuple):
 
 def compile_convolutions(config: Config, pool: ThreadPoolExecutor) -> dict[Shape, Future]:
     """A call for every convolution of a step."""
-    parts, batch = build(config), config.data.batch_size
-    found: Counter[tuple[int, int, int]] = Counter()
-
-    def record(next_method, args, kwargs, context):
-        out = next_method(*args, **kwargs)
-        if isinstance(context.module, layers.Convolution) and context.method_name == "__call__":
-            found[args[0].shape[1], args[0].shape[-1], out.shape[-1]] += 1
-        return out
-
-    with nn.intercept_methods(record):
-        x = jax.ShapeDtypeStruct((1, *parts.shape), np.float32)
-        jax.eval_shape(parts.network.init, jax.random.key(0), x, jax.ShapeDtypeStruct((1,), np.int32))
+    batch, found = config.data.batch_size, Counter(convolutions(build(config)))
     directions = [("forward", 1), ("images", 1), ("forward", 2), ("images", 2), ("kernel", 2)]
     shapes = [
         Shape(direction, times_batch * batch, *shape, times)
