@@ -1,6 +1,7 @@
 """Files of a run: each is written as a whole or not at all."""
 
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,6 +11,22 @@ from etils import epath
 def is_local(path: epath.Path) -> bool:
     """Returns whether a path is on a file system, not in an object store (gs://…)."""
     return "://" not in str(path)
+
+
+def exists(path: epath.Path) -> bool:
+    """Returns whether there is a file or a folder.
+
+    Raises:
+      OSError: nobody can tell, as in a folder without permission.
+    """
+    if not is_local(path):
+        return path.exists()
+    try:
+        with named(path):
+            os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def write(path: epath.Path, content: bytes | str) -> None:
@@ -25,6 +42,17 @@ def write(path: epath.Path, content: bytes | str) -> None:
             _replace(path, content)
         else:
             path.write_bytes(content)  # an object appears in a store when it is complete
+
+
+def check_writable(folder: epath.Path) -> None:
+    """Makes a folder and writes a file in it, which is removed again.
+
+    Raises:
+      OSError: the folder cannot be written.
+    """
+    file = folder / f".writable-{uuid.uuid4().hex[:12]}"
+    write(file, "")
+    file.unlink()
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 import itertools
 import os
 import signal
+import tempfile
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -55,3 +57,27 @@ def draw_parameters():
         return jax.tree.map(normal, shaped)
 
     return draw
+
+
+@pytest.fixture
+def as_nobody():
+    """A function that calls another one without the rights of root; it may read what others may."""
+
+    def call(function, *arguments):
+        if os.geteuid() != 0:
+            return function(*arguments)
+        os.seteuid(65534)
+        try:
+            return function(*arguments)
+        finally:
+            os.seteuid(0)
+
+    return call
+
+
+@pytest.fixture
+def open_to_all():
+    """A folder that every user may enter; those of pytest are the user's own."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)

@@ -22,6 +22,7 @@ import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
 from etils import epath
 
+from drl_jax import files
 from drl_jax.checkpoints import digests
 from drl_jax.checkpoints.quiet import quiet_read
 from drl_jax.core.types import Leaf, Tree
@@ -61,7 +62,7 @@ class Retention(NamedTuple):
 
 def steps(directory: epath.Path) -> list[int]:
     """Returns the steps that have a checkpoint, damaged or not, oldest first."""
-    names = [path.name for path in directory.iterdir()] if directory.exists() else []
+    names = [path.name for path in directory.iterdir()] if files.exists(directory) else []
     return sorted(int(name) for name in names if name.isdigit())
 
 

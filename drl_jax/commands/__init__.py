@@ -25,9 +25,8 @@ def call(command: str, arguments: Arguments, stop: Stop) -> None:
       Stopped: a signal came.
     """
     config, prepare_command = arguments.config, arguments.prepare_command
-    workdir = epath.Path(arguments.workdir or "").expanduser()
-    if not workdir.is_absolute():  # Orbax takes no relative path; gs://… is absolute
-        workdir = workdir.absolute()
+    workdir = _absolute(arguments.workdir or "")
+    output = _absolute(arguments.output) if arguments.output else workdir
     if command == "prepare":
         from drl_jax.commands.prepare import prepare
 
@@ -62,12 +61,18 @@ def call(command: str, arguments: Arguments, stop: Stop) -> None:
         case "sample":
             from drl_jax.commands.sample import sample
 
-            sample(config, workdir, stop)
+            sample(config, workdir, output, stop)
         case "evaluate":
             from drl_jax.commands.evaluate import evaluate
 
-            evaluate(config, workdir, prepare_command, stop)
+            evaluate(config, workdir, output, prepare_command, stop)
         case _:
             from drl_jax.commands.baseline import baseline
 
             baseline(config, prepare_command, stop)
+
+
+def _absolute(folder: str) -> epath.Path:
+    """A folder as an absolute path: Orbax takes no relative one."""
+    path = epath.Path(folder).expanduser()
+    return path if path.is_absolute() else path.absolute()  # gs://… is absolute

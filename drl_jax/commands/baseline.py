@@ -7,6 +7,7 @@ from dataclasses import replace
 from drl_jax.commands.job import start_job
 from drl_jax.commands.scoring import (
     about_data,
+    check_examples,
     make_extractors,
     metric_names,
     protocol_lines,
@@ -50,6 +51,8 @@ def baseline(config: Config, prepare_command: str, stop: Stop) -> None:
     test_config = replace(config, data=replace(config.data, split="test"))
     if has_split(config.data.name, "test", data_dir=config.data.data_dir):
         sources["the test split"] = open_data(test_config, prepare_command)
+    for each in (source, *sources.values()):
+        check_examples(config, metrics, each)
     with start_job(stop, "baseline", config, sources={"config.data": source, **sources}) as placement:
         extractors = together(lambda: make_extractors(config, metrics, parts.shape, placement))
         reference = read_reference(config, source, metrics, extractors)

@@ -11,9 +11,10 @@ from etils import epath
 
 from drl_jax import files
 from drl_jax.checkpoints.digests import sha256
-from drl_jax.commands.job import load_model, start_job
+from drl_jax.commands.job import check_output, load_model, start_job
 from drl_jax.commands.scoring import (
     about_data,
+    check_examples,
     data_kind,
     make_extractors,
     metric_names,
@@ -35,20 +36,23 @@ from drl_jax.parallel.consensus import barrier, on_process_0, together
 from drl_jax.parallel.preemption import Stop
 from drl_jax.report import metrics_log, provenance
 
-FOLDER = "evaluations"  # in the workdir: one folder per set of samples
+FOLDER = "evaluations"  # in the workdir or in --output: one folder per set of samples
 _SAMPLING_VERSION = 1  # increase it when a change of the program changes the samples
 _logger = logging.getLogger(__name__)
 
 
-def evaluate(config: Config, workdir: epath.Path, prepare_command: str, stop: Stop) -> None:
+def evaluate(
+    config: Config, workdir: epath.Path, output: epath.Path, prepare_command: str, stop: Stop
+) -> None:
     """Draws samples from the averaged weights of a checkpoint, and scores them.
 
-    Sample i is a function of (weights, sampler, seed, i). Samples are kept in the workdir, so an interrupted
+    Sample i is a function of (weights, sampler, seed, i). Samples are kept in `output`, so an interrupted
     evaluation continues, and more samples or another metric draw only what is missing.
 
     Args:
       config: the config.
       workdir: the folder of the run.
+      output: where samples and scores are written. If it is another folder, the workdir is only read.
       prepare_command: the command that a message names if the data are not prepared.
       stop: whether this process was asked to stop.
 
@@ -63,9 +67,11 @@ def evaluate(config: Config, workdir: epath.Path, prepare_command: str, stop: St
             "frechet_pixels"
         )
     source = open_data(config, prepare_command)
+    check_examples(config, metrics, source)
     job = start_job(stop, "evaluate", config, workdir=workdir, sources={"config.data": source})
     with job as placement, ExitStack() as opened:
         checkpoint, model = load_model(workdir, config, parts, placement)
+        check_output(output, workdir, config)
         extractors = together(lambda: make_extractors(config, metrics, parts.shape, placement))
         sampler, kind = make_sampler(config, parts, placement, stop), data_kind(config)
         count, save_every = config.evaluation.num_samples, config.evaluation.save_every
@@ -76,7 +82,7 @@ def evaluate(config: Config, workdir: epath.Path, prepare_command: str, stop: St
                 count,
             )
         identity = _identity(config, model)
-        folder = workdir / FOLDER / f"{checkpoint.step:07}_{short_hash(identity)}"
+        folder = output / FOLDER / f"{checkpoint.step:07}_{short_hash(identity)}"
         store = SampleStore(folder)
 
         def take_folder() -> None:

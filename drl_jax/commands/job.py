@@ -5,7 +5,7 @@ import socket
 import time
 import uuid
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -70,7 +70,7 @@ def start_job(
                 source.notes.listen()
             _share_compiled_programs()
             if workdir is not None and jax.process_count() > 1 and files.is_local(workdir):
-                _check_shared(workdir, make=command == "train")
+                (_check_written if command == "train" else _check_read)(workdir)
             yield place(batch_size, microbatches=microbatches)
     except BaseException as error:
         # Where another process has ended, the watch must go on: it names that process, and ends this one.
@@ -109,24 +109,45 @@ def _failure(error: BaseException) -> str | None:
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
-def _check_shared(workdir: epath.Path, *, make: bool) -> None:
+def _check_written(workdir: epath.Path) -> None:
     """Checks that all processes see what process 0 writes in the workdir.
-
-    Args:
-      workdir: the folder of the run.
-      make: whether to make it if it does not exist; if not, it is left to others to complain.
 
     Raises:
       UserError: in all processes, if one does not see it.
     """
-    if not broadcast(make or workdir.exists()):
-        return
     seen = _see_file_of_process_0(workdir, "--workdir", wait=_SEEN_WITHIN)
+    _check_all_see(workdir, seen, "does not see what process 0 writes there")
+
+
+def _check_read(workdir: epath.Path) -> None:
+    """Checks that all processes see the same run in the workdir, in which they may not be able to write.
+
+    Raises:
+      UserError: in all processes, if one sees another run, or none.
+    """
+    end = time.monotonic() + _SEEN_WITHIN
+    stamps = gather(_stamp(workdir / schema.FILE))
+    # A network file system answers from its memory for a while. All processes must go round equally often.
+    while len(set(stamps)) > 1 and broadcast(time.monotonic() < end):
+        time.sleep(0.5)
+        stamps = gather(_stamp(workdir / schema.FILE))
+    _check_all_see(workdir, [stamp == stamps[0] for stamp in stamps], "does not see the run of process 0")
+
+
+def _stamp(file: epath.Path) -> int:
+    """A number that differs between two files, from 1 on; 0 if there is no file."""
+    try:
+        status = os.stat(file)
+    except OSError:
+        return 0
+    return zlib.crc32(f"{status.st_mtime_ns} {status.st_size}".encode()) or 1
+
+
+def _check_all_see(workdir: epath.Path, seen: Sequence[bool], what: str) -> None:
     if blind := [str(index) for index, sees in enumerate(seen) if not sees]:
         raise UserError(
             f"--workdir={workdir} is not one folder for all processes of the job: process "
-            f"{', '.join(blind[:20])} does not see what process 0 writes there; take a folder that all hosts "
-            "share"
+            f"{', '.join(blind[:20])} {what}; take a folder that all hosts share"
         )
 
 
@@ -200,6 +221,45 @@ def configure_jax(config: Config) -> None:
     silence_orbax()
 
 
+def check_output(output: epath.Path, workdir: epath.Path, config: Config) -> None:
+    """Checks that samples can be written, before any is drawn. Process 0 alone writes them.
+
+    Args:
+      output: where they will be written. The folder is made.
+      workdir: the folder of the run.
+      config: the config.
+
+    Raises:
+      UserError: in all processes, if the folder cannot be written, or if images in it would become data.
+    """
+
+    def check() -> None:
+        path = config.data.path
+        if output != workdir and path and config.data.name == "folder" and _is_inside(output, path):
+            raise UserError(
+                f"--output={output} is inside config.data.path={path}: the samples would become data; take "
+                "another folder"
+            )
+        try:
+            files.check_writable(output)
+        except OSError as error:
+            flag, remedy = ("--workdir", "name another folder for what is written with --output=DIR")
+            if output != workdir:
+                flag, remedy = "--output", "name another folder"
+            reason = error.strerror or error
+            raise UserError(f"{flag}={output} cannot be written: {reason}; {remedy}") from None
+
+    on_process_0(check)
+
+
+def _is_inside(folder: epath.Path, outer: str) -> bool:
+    """Whether a folder is another one, or inside of it."""
+    if not files.is_local(folder):
+        return False
+    outer = os.path.realpath(outer)
+    return os.path.isdir(outer) and os.path.commonpath([os.path.realpath(folder), outer]) == outer
+
+
 def load_model(
     workdir: epath.Path, config: Config, parts: Components, placement: Placement
 ) -> tuple[Checkpoint, Model]:
@@ -208,7 +268,7 @@ def load_model(
     Raises:
       UserError: there is none, or it was trained with other settings.
     """
-    if not (workdir / schema.FILE).exists():
+    if not files.exists(workdir / schema.FILE):
         missing = workdir / schema.FILE
         raise UserError(f"--workdir={workdir} holds no run: there is no {missing}; train one first")
     state = placement.abstract(jax.eval_shape(parts.init_state, jax.random.key(0)))

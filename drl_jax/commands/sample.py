@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 
 from drl_jax import files
-from drl_jax.commands.job import load_model, start_job
+from drl_jax.commands.job import check_output, load_model, start_job
 from drl_jax.commands.scoring import data_kind
 from drl_jax.config.build import build, make_sampler
 from drl_jax.config.schema import Config
@@ -20,15 +20,23 @@ from drl_jax.parallel.sampler import count_not_finite
 _logger = logging.getLogger(__name__)
 
 
-def sample(config: Config, workdir: epath.Path, stop: Stop) -> None:
-    """Draws samples from the averaged weights of a checkpoint: samples.npz and images, in the workdir.
+def sample(config: Config, workdir: epath.Path, output: epath.Path, stop: Stop) -> None:
+    """Draws samples from the averaged weights of a checkpoint: samples.npz and images.
+
+    Args:
+      config: the config.
+      workdir: the folder of the run.
+      output: where the files are written. If it is another folder, the workdir is only read.
+      stop: whether this process was asked to stop.
 
     Raises:
-      UserError: there is no such checkpoint.
+      UserError: there is no such checkpoint, or `output` cannot be written.
+      Stopped: this process was asked to stop.
     """
     parts = build(config)
     with start_job(stop, "sample", config, workdir=workdir) as placement:
         checkpoint, model = load_model(workdir, config, parts, placement)
+        check_output(output, workdir, config)
         sampler, kind = make_sampler(config, parts, placement, stop), data_kind(config)
 
         began = time.monotonic()
@@ -43,15 +51,15 @@ def sample(config: Config, workdir: epath.Path, stop: Stop) -> None:
             _logger.warning("%d of %d samples are not finite: their chains diverged", broken, len(samples))
         if jax.process_index() != 0:
             return
-        preview.save(workdir / "samples")
+        preview.save(output / "samples")
         file = io.BytesIO()
         np.savez(file, arr_0=samples)
-        files.write(workdir / "samples.npz", file.getvalue())
+        files.write(output / "samples.npz", file.getvalue())
         _logger.info(
             "%d samples of step %d in %.1f s: %s, %s",
             len(samples),
             checkpoint.step,
             seconds,
-            workdir / "samples.npz",
-            workdir / "samples.png",
+            output / "samples.npz",
+            output / "samples.png",
         )

@@ -44,6 +44,25 @@ def metric_names(config: Config, *, needs_samples: bool = True) -> list[str]:
     return metrics
 
 
+def check_examples(config: Config, metrics: Sequence[str], source: Source) -> None:
+    """Checks that there are enough examples, before anything is trained or drawn.
+
+    Args:
+      config: the config.
+      metrics: names of metrics.
+      source: the data.
+
+    Raises:
+      UserError: there are too few.
+    """
+    least = 2 * scores.min_samples(metrics)  # one half is compared with the other
+    if metrics and len(source) < least:
+        raise UserError(
+            f"config.evaluation.metrics={config.evaluation.metrics!r} needs at least {least} examples, and "
+            f"config.data has {len(source)}; give more data, or take config.evaluation.metrics=none"
+        )
+
+
 def data_kind(config: Config) -> Kind:
     """Makes the kind of the config's data: images, or points of a density."""
     return make_kind(config.data.density if config.data.name == "points" else None)
@@ -124,14 +143,13 @@ def read_reference(
       extractors: that the metrics need.
 
     Raises:
-      UserError: there are too few examples, or one cannot be read.
+      UserError: an example cannot be read.
     """
     return reference.read_reference(
         source,
         extractors,
         data_directory(config.data.data_dir) / "features",
         _data_key(config),
-        min_samples=scores.min_samples(metrics),
     )
 
 

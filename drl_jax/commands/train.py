@@ -16,7 +16,7 @@ from drl_jax import files
 from drl_jax.checkpoints.digests import sha256
 from drl_jax.checkpoints.orbax import FOLDER, Retention, open_checkpoints
 from drl_jax.commands.job import start_job
-from drl_jax.commands.scoring import make_evaluator, metric_names
+from drl_jax.commands.scoring import check_examples, make_evaluator, metric_names
 from drl_jax.config import resume, schema
 from drl_jax.config.build import Components, build, make_sampler, open_data
 from drl_jax.config.schema import Config
@@ -54,6 +54,7 @@ def train(config: Config, workdir: epath.Path, prepare_command: str, stop: Stop)
     resume.changes_in_workdir(workdir, config)
     _check_apart(config, workdir)
     source = open_data(config, prepare_command)
+    check_examples(config, metrics, source)
     job = start_job(
         stop,
         "train",

@@ -4,7 +4,7 @@ import os
 import re
 import shlex
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from drl_jax.config import loading, schema
 from drl_jax.config.rules import nearest
@@ -12,10 +12,16 @@ from drl_jax.config.values import plain
 from drl_jax.errors import UserError
 
 COMMON = ("--config", "--workdir", "--show")
-PLAN = ("--topology", "--slices", "--full", "--sweep")
+OF_COMMANDS: Mapping[str, tuple[str, ...]] = {
+    "--output": ("sample", "evaluate"),
+    "--topology": ("plan",),
+    "--slices": ("plan",),
+    "--full": ("plan",),
+    "--sweep": ("plan",),
+}
 SWITCHES = ("--show", "--full", "--sweep")  # need no value
 KEY = "--config."
-_ALL = (*COMMON, *PLAN)
+_ALL = (*COMMON, *OF_COMMANDS)
 _HELP = re.compile(r"--?(h|\?|help\w*)")  # also --helpfull and --helpshort, as other programs have them
 _VERSION = ("--version", "-V")
 

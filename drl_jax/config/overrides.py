@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
+from drl_jax import files
 from drl_jax.config import flags as command_line
 from drl_jax.config import loading, paths, schema
 from drl_jax.config.schema import Config
@@ -24,6 +25,7 @@ class Arguments(NamedTuple):
       config: checked key by key.
       prepare_command: the command line that prepares the data of the config, but for their folder.
       workdir: as given, or None.
+      output: where samples or scores are written, as given; None for the workdir.
       show: whether to print the config and stop.
       topology, slices: the hardware that `plan` is for.
       full: whether `plan` compiles everything.
@@ -33,6 +35,7 @@ class Arguments(NamedTuple):
     config: Config
     prepare_command: str
     workdir: str | None
+    output: str | None
     show: bool
     topology: str | None = None
     slices: int = 1
@@ -53,17 +56,23 @@ def parse(argv: Sequence[str], command: str = "plan") -> Arguments:
       UserError: a flag, a key, a value or the config file is not right.
     """
     flags = command_line.read(argv)
-    if foreign := [flag for flag in command_line.PLAN if flag in flags and command != "plan"]:
-        raise UserError(f"{foreign[0]} is a flag of `plan`, not of `{command}`")
+    for flag, commands in command_line.OF_COMMANDS.items():
+        if flag in flags and command not in commands:
+            raise UserError(
+                f"{flag} is a flag of {' and '.join(f'`{each}`' for each in commands)}, not of `{command}`"
+            )
     given, workdir = flags.get("--config"), flags.get("--workdir")
-    if workdir:
-        paths.check_workdir(workdir)
+    if flags.get("--output") == "":
+        raise UserError("--output has no folder; name one, as in --output=DIR, or leave the flag out")
+    for flag in ("--workdir", "--output"):
+        if folder := flags.get(flag):
+            paths.check_folder(flag, folder)
     if given:
         source = f"--config={given}"
         values = schema.config_dict_values(loading.load(given), source)
     else:
         saved = epath.Path(workdir).expanduser() / schema.FILE if workdir else None
-        if saved is None or not saved.exists():
+        if saved is None or not files.exists(saved):
             where = f", and --workdir={workdir} has no {schema.FILE}" if workdir else ""
             raise UserError(
                 f"--config is missing{where}; name a config ({', '.join(loading.names())}) or a file, as in "
@@ -81,6 +90,7 @@ def parse(argv: Sequence[str], command: str = "plan") -> Arguments:
         schema.from_values(values, source),
         _prepare_command(flags),
         workdir,
+        flags.get("--output"),
         show=_read_switch(flags, "--show"),
         topology=flags.get("--topology"),
         slices=slices,

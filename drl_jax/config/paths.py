@@ -26,27 +26,31 @@ def absolute(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _absolute(key, value) for key, value in values.items()}
 
 
-def check_workdir(workdir: str) -> None:
-    """Checks that a workdir is a folder, or an address that can be used here.
+def check_folder(flag: str, folder: str) -> None:
+    """Checks that a value is a folder, or an address that can be used here.
+
+    Args:
+      flag: the flag that it is the value of.
+      folder: the value.
 
     Raises:
       UserError: it is another address, or the package for gs:// is missing.
     """
-    match = _ADDRESS.match(workdir)
+    match = _ADDRESS.match(folder)
     if match is None:
         return
     scheme, slashes, rest = match.groups()
     if scheme == "file":
-        raise UserError(f"--workdir={workdir} is not possible; write --workdir=/{rest.lstrip('/')}")
+        raise UserError(f"{flag}={folder} is not possible; write {flag}=/{rest.lstrip('/')}")
     if scheme.lower() == "gs" and (scheme != "gs" or slashes != "//"):
-        raise UserError(f"--workdir={workdir} is not possible; write --workdir=gs://{rest.lstrip('/')}")
+        raise UserError(f"{flag}={folder} is not possible; write {flag}=gs://{rest.lstrip('/')}")
     if scheme != "gs":
         raise UserError(
-            f"--workdir={workdir} is not possible: a workdir is a folder or on gs://, not on {scheme}://; "
-            "mount it as a folder"
+            f"{flag}={folder} is not possible: it must be a folder, or on gs://, not on {scheme}://; mount "
+            "it as a folder"
         )
     if find_spec("gcsfs") is None:
-        raise UserError(f"--workdir={workdir} needs the package gcsfs: pip install 'drl-jax[gcs]'")
+        raise UserError(f"{flag}={folder} needs the package gcsfs: pip install gcsfs")
 
 
 def _absolute(key: str, value: Any) -> Any:

@@ -5,6 +5,7 @@ from typing import Any
 
 from etils import epath
 
+from drl_jax import files
 from drl_jax.checkpoints.orbax import FOLDER, steps
 from drl_jax.config import schema
 from drl_jax.config.schema import Config
@@ -54,6 +55,6 @@ def changes_in_workdir(workdir: epath.Path, config: Config) -> list[str]:
     Returns nothing where no checkpoint was saved yet, because all settings are still free there.
     """
     saved = workdir / schema.FILE
-    if not saved.exists() or not steps(workdir / FOLDER):
+    if not files.exists(saved) or not steps(workdir / FOLDER):
         return []
     return validate(schema.read(saved), config, workdir)

@@ -11,7 +11,6 @@ from etils import epath
 
 from drl_jax import arrays
 from drl_jax.data.sources import Source, fingerprint, skipped
-from drl_jax.errors import UserError
 from drl_jax.evaluation.features import FeatureExtractor, Features
 from drl_jax.evaluation.scores import FeatureAccumulator, FeatureSet
 from drl_jax.metrics.frechet import Moments
@@ -52,8 +51,6 @@ def read_reference(
     extractors: Sequence[FeatureExtractor],
     cache: epath.Path,
     data: Mapping[str, Any],
-    *,
-    min_samples: int,
 ) -> Reference:
     """Computes the features of all examples of a source, or reads them from the cache.
 
@@ -65,16 +62,10 @@ def read_reference(
       extractors: of the features.
       cache: folder of the cache.
       data: what names the data set: name, split, crop and so on. With the fingerprint it is the cache's key.
-      min_samples: how many examples a half of the data must have.
 
     Raises:
-      UserError: there are too few examples, or one cannot be read.
+      UserError: an example cannot be read.
     """
-    if len(source) < 2 * min_samples:
-        raise UserError(
-            f"config.evaluation.metrics needs at least {2 * min_samples} examples, and the data set has "
-            f"{len(source)}"
-        )
     costly = [extractor for extractor in extractors if extractor.is_costly]
     key = {**data, **fingerprint(source)} if costly else {}
     files = {e.name: cache / f"{e.name}_{short_hash([_VERSION, key, e.about])}.npz" for e in costly}

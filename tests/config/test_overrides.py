@@ -511,10 +511,10 @@ def test_data_on_an_address(key, scheme):
 @pytest.mark.parametrize(
     ("workdir", "expected"),
     [
-        ("gs://bucket/x", "--workdir=gs://bucket/x needs the package gcsfs: pip install 'drl-jax[gcs]'"),
+        ("gs://bucket/x", "--workdir=gs://bucket/x needs the package gcsfs: pip install gcsfs"),
         ("gs:/bucket/x", "write --workdir=gs://bucket/x"),
         ("GS://bucket/x", "write --workdir=gs://bucket/x"),
-        ("s3://bucket/x", "a workdir is a folder or on gs://, not on s3://"),
+        ("s3://bucket/x", "it must be a folder, or on gs://, not on s3://"),
         ("hf://bucket/x", "not on hf://"),
         ("https://host/x", "not on https://"),
         ("file:///tmp/x", "write --workdir=/tmp/x"),

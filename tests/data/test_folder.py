@@ -138,30 +138,6 @@ def test_pipes_and_sockets_do_not_block(tmp_path, caplog):
     assert "is no file" in refusal("/dev/zero")
 
 
-@pytest.fixture
-def as_nobody():
-    """A function that calls another one without the rights of root; it may read what others may."""
-
-    def call(function, *arguments):
-        if os.geteuid() != 0:
-            return function(*arguments)
-        os.seteuid(65534)
-        try:
-            return function(*arguments)
-        finally:
-            os.seteuid(0)
-
-    return call
-
-
-@pytest.fixture
-def open_to_all():
-    """A folder that every user may enter; those of pytest are the user's own."""
-    with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o755)
-        yield Path(folder)
-
-
 def test_a_folder_or_file_without_permission_is_named(open_to_all, as_nobody):
     write_images(open_to_all, 1)
     write_images(open_to_all / "closed", 2)

@@ -111,6 +111,6 @@ def test_without_it_the_first_damaged_example_ends_the_run(folder):
 
 def test_a_reference_counts_what_it_skipped(folder, tmp_path):
     source = open_source("folder", path=folder, image_size=4, skip_damaged=True)
-    reference = read_reference(source, [], epath.Path(tmp_path), {}, min_samples=1)
+    reference = read_reference(source, [], epath.Path(tmp_path), {})
     assert reference.skipped == skipped(source) == 1
     assert fingerprint(source)["examples"] == 6

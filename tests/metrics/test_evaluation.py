@@ -223,7 +223,7 @@ def examples():
 def reference(examples, folder, *extractors, **data):
     """(the reference, reads of each example)."""
     source = CountingSource(examples)
-    found = read_reference(source, extractors, epath.Path(folder), {"name": "noise", **data}, min_samples=2)
+    found = read_reference(source, extractors, epath.Path(folder), {"name": "noise", **data})
     return found, source.reads
 
 
@@ -292,11 +292,6 @@ def test_a_damaged_or_unwritable_cache(examples, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         reference(examples, tmp_path / "file", rows.extractor)
     assert "cannot be written" in caplog.text
-
-
-def test_too_few_examples(examples, tmp_path):
-    with pytest.raises(UserError, match="needs at least 4 examples, and the data set has 3"):
-        reference(examples[:3], tmp_path, PIXELS)
 
 
 def evaluator(examples, tmp_path, drawn_by, *, metrics=("frechet_pixels",), **settings) -> Evaluator:

@@ -443,4 +443,93 @@ def test_data_without_examples(program, tmp_path):
     ended = program(
         "baseline", "--config=digits.py", "--config.data.name=folder", f"--config.data.path={tmp_path}/empty"
     )
-    assert_one_line(ended, ["needs at least 10 examples", "the data set has 1"])
+    assert_one_line(ended, ["needs at least 10 examples", "config.data has 1"])
+
+
+@pytest.mark.parametrize(
+    ("metrics", "count", "least"),
+    [("frechet_pixels", 3, 4), ("kid_pixels", 3, 4), ("precision_recall_pixels", 9, 10)],
+)
+def test_too_few_examples_are_refused_before_training(metrics, count, least, program, tmp_path):
+    (tmp_path / "few").mkdir()
+    for index in range(count):
+        Image.fromarray(np.full((8, 8), index, np.uint8)).save(tmp_path / f"few/{index}.png")
+    given = [*small(data__name="folder", data__path=tmp_path / "few"), "--config=digits.py"]
+    line = [f"metrics='{metrics}' needs at least {least} examples", f"config.data has {count}"]
+    measured = f"--config.evaluation.metrics={metrics}"
+    assert_one_line(program("train", *given, f"--workdir={tmp_path}/run", measured), line)
+    assert not (tmp_path / "run").exists()
+    few = f"--config.evaluation.num_samples={least // 2 - 1}"
+    line = [f"config.evaluation.num_samples={least // 2 - 1} is too small", f"at least {least // 2}"]
+    assert_one_line(program("train", *given, f"--workdir={tmp_path}/run", measured, few), line)
+    # Nothing is measured, so any number will do.
+    assert program("train", *given, f"--workdir={tmp_path}/run").code == 0
+
+
+def state_of(folder) -> dict[str, tuple[int, int]]:
+    """The time and the size of every file and folder."""
+    paths = [Path(folder), *Path(folder).rglob("*")]
+    return {str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in paths}
+
+
+def test_a_shared_model_is_only_read(copied, program, expected, whole, tmp_path, monkeypatch):
+    before = state_of(copied)
+    assert program(*measuring(copied), f"--output={tmp_path}/mine/scores").code == 0
+    assert_same(result(tmp_path / "mine/scores"), expected)
+    assert image_of(tmp_path / "mine/scores") == image_of(whole)
+    assert_nothing_is_drawn(program(*measuring(copied), f"--output={tmp_path}/mine/scores"))
+    monkeypatch.chdir(tmp_path)
+    assert program("sample", f"--workdir={copied}", "--output", "mine").code == 0
+    written = {path.name for path in (tmp_path / "mine").iterdir()}
+    assert written == {"samples.npz", "samples.png", "samples_process.png", "scores"}
+    assert state_of(copied) == before
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_sampling(
+    digits, program, tmp_path, open_to_all, as_nobody, monkeypatch
+):
+    def fails(*_, **__):
+        raise AssertionError("samples are drawn")
+
+    monkeypatch.setattr("drl_jax.parallel.sampler.ShardedSampler.sample", fails)
+    workdir = shutil.copytree(digits, open_to_all / "run")
+    workdir.chmod(0o700)
+    for command in ("sample", "evaluate", "train"):
+        ended = as_nobody(program, command, f"--workdir={workdir}")
+        assert_one_line(ended, [f"{workdir}/config.json: Permission denied"])
+    workdir.chmod(0o755)
+    (workdir / "checkpoints").chmod(0)
+    ended = as_nobody(program, "sample", f"--workdir={workdir}")
+    assert_one_line(ended, [f"{workdir}/checkpoints: Permission denied"])
+    (workdir / "checkpoints").chmod(0o755)
+    writing = ["sample"], ["evaluate", f"--config.evaluation.metrics={PIXELS}"]
+    for command, *given in writing:
+        remedy = "name another folder for what is written with --output=DIR"
+        ended = as_nobody(program, command, f"--workdir={workdir}", *given)
+        assert_one_line(ended, [f"--workdir={workdir} cannot be written: Permission denied; {remedy}"])
+        (tmp_path / "file").write_text("")
+        ended = program(command, f"--workdir={workdir}", f"--output={tmp_path}/file", *given)
+        assert_one_line(ended, [f"--output={tmp_path}/file cannot be written: ", "name another folder"])
+        ended = program(command, f"--workdir={workdir}", "--output=", *given)
+        assert_one_line(ended, ["--output has no folder; name one, as in --output=DIR"])
+        ended = program(command, f"--workdir={workdir}", "--output=s3://x/y", *given)
+        assert_one_line(ended, ["--output=s3://x/y is not possible", "not on s3://"])
+    ended = program("train", f"--workdir={workdir}", "--output=there")
+    assert_one_line(ended, ["--output is a flag of `sample` and `evaluate`, not of `train`"])
+
+
+def test_samples_are_not_written_among_the_data(program, tmp_path):
+    images, workdir = tmp_path / "images", tmp_path / "run"
+    images.mkdir()
+    for index in range(12):
+        Image.fromarray(np.full((8, 8), index, np.uint8)).save(images / f"{index}.png")
+    (tmp_path / "link").symlink_to(images)
+    run(
+        "train", f"--config={CONFIGS}/digits.py", f"--workdir={workdir}",
+        *small(data__name="folder", data__path=images, training__steps=2),
+    )  # fmt: skip
+    for output in (images, images / "drawn", tmp_path / "link" / "drawn"):
+        ended = program("sample", f"--workdir={workdir}", f"--output={output}")
+        assert_one_line(ended, [f"--output={output} is inside config.data.path={images}", "become data"])
+    assert len(list(images.iterdir())) == 12
+    assert program("sample", f"--workdir={workdir}", f"--output={tmp_path}/images_drawn").code == 0
