@@ -45,15 +45,29 @@ Exit code 0: done. 1: failed, restarting will not help. 42: stopped early, run t
 """
 
 
-def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Runs a command and exits.
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command inside a Python process that goes on afterwards, such as that of a notebook.
 
-    Exit code 0: done. 1: failed, restarting will not help (one line on standard error). 42: stopped early,
-    run the same command again.
+    Signal handlers and settings of JAX are as before when it returns. An interrupt (Ctrl-C, or the button of
+    a notebook) lets training save and return; where nothing is to be saved, it is raised.
+
+    Args:
+      argv: the words of the command line after the program's name. Default: those of this process.
+
+    Returns:
+      The exit code. 0: done. 1: failed, restarting will not help (one line on standard error). 42: stopped
+      early, run the same command again.
+
+    Raises:
+      KeyboardInterrupt: as Python raises it.
     """
+    return _main(argv, is_program=False)
+
+
+def _main(argv: Sequence[str] | None, *, is_program: bool) -> int:
     code, all_end = 0, True  # whether all processes of the job end together
     argv = sys.argv[1:] if argv is None else argv
-    with handle_signals() as stop:
+    with handle_signals(is_program=is_program) as stop:
         try:
             run(argv, stop)
             sys.stdout.flush()  # here, where a reader that is gone can be handled
@@ -67,19 +81,18 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
                 tell_others(error, message)
         if not all_end and is_joined():
             exit_now(code)
-    sys.exit(code)
+    return code
 
 
-def program() -> NoReturn:
-    """Runs a command as a program of its own: ends even where a thread of a library does not.
+def program(argv: Sequence[str] | None = None) -> NoReturn:
+    """Runs a command and exits with its code, even where a thread of a library does not end.
 
     After a failed save, threads of Orbax may wait for minutes.
+
+    Args:
+      argv: as for `main`.
     """
-    code: object = 0
-    try:
-        main()
-    except SystemExit as ended:
-        code = ended.code
+    code = _main(argv, is_program=True)
     end = time.monotonic() + _THREADS_WITHIN
     for thread in threading.enumerate():
         if thread is not threading.current_thread() and not thread.daemon:
@@ -87,7 +100,7 @@ def program() -> NoReturn:
             if thread.is_alive():
                 with suppress(OSError, ValueError):
                     sys.stdout.flush()
-                os._exit(code if isinstance(code, int) else 1)
+                os._exit(code)
     sys.exit(code)
 
 

@@ -1,6 +1,12 @@
 """The command of a command line, and the exit code of an error."""
 
 import errno
+import logging
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
 from pathlib import Path
 
 import jax
@@ -71,17 +77,13 @@ def test_other_errors_keep_their_codes_in_a_job(error, code, monkeypatch):
     ],
 )
 def test_help_in_any_place(argv, capsys):
-    with pytest.raises(SystemExit) as end:
-        main.main(argv)
-    assert end.value.code == 0
+    assert main.main(argv) == 0
     assert capsys.readouterr().out.startswith("usage: drl-jax COMMAND --config=CONFIG --workdir=DIR")
 
 
 @pytest.mark.parametrize("argv", [["--version"], ["-V"], ["version"], ["train", "--version"]])
 def test_version_in_any_place(argv, capsys):
-    with pytest.raises(SystemExit) as end:
-        main.main(argv)
-    assert end.value.code == 0
+    assert main.main(argv) == 0
     assert capsys.readouterr().out.startswith("drl_jax ")
 
 
@@ -103,10 +105,51 @@ def test_version_in_any_place(argv, capsys):
     ],
 )
 def test_a_command_that_is_wrong(argv, expected, capsys):
-    with pytest.raises(SystemExit) as end:
-        main.main(argv)
-    assert end.value.code == 1
+    assert main.main(argv) == 1
     assert expected in capsys.readouterr().err
+
+
+def test_what_main_changes_is_as_before(tmp_path, capsys):
+    """A notebook goes on afterwards, perhaps with a signal handler or a precision of its own."""
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    wakeup = signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(wakeup)
+    levels = logging.getLogger("drl_jax").handlers[:], logging.getLogger("drl_jax").level
+    argv, threads = sys.argv[:], threading.active_count()
+    precise = "--config.network.precision=highest"
+    with jax.default_matmul_precision("tensorfloat32"):
+        assert main.main(["sample", "--config=digits", f"--workdir={tmp_path}", precise]) == 1
+        assert "holds no run" in capsys.readouterr().err
+        assert jax.config.values["jax_default_matmul_precision"] != "highest"
+    assert {number: signal.getsignal(number) for number in signal.valid_signals()} == handlers
+    assert signal.set_wakeup_fd(wakeup) == wakeup
+    assert (logging.getLogger("drl_jax").handlers, logging.getLogger("drl_jax").level) == levels
+    assert (sys.argv, threading.active_count()) == (argv, threads)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_is_not_swallowed(error, monkeypatch):
+    def interrupted(*_):
+        raise error
+
+    monkeypatch.setattr(main, "call", interrupted)
+    with pytest.raises(error):
+        main.main(["check", "--config=digits"])
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_the_program_ends_though_a_thread_of_a_library_waits(code):
+    """After a failed save, threads of Orbax waited for five minutes."""
+    script = textwrap.dedent(f"""
+        import threading
+        from drl_jax import main
+        threading.Thread(target=threading.Event().wait).start()
+        main._THREADS_WITHIN = 0.2
+        main.program({["--version"] if code == 0 else ["nothing"]})
+    """)
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == code, ended.stderr
+    assert ended.stdout.startswith("drl_jax ") if code == 0 else "is not a command" in ended.stderr
 
 
 def test_the_value_of_a_flag_may_be_the_name_of_a_command():
@@ -127,9 +170,7 @@ def test_a_failing_disk_is_one_line_with_the_path_and_the_checkpoints(number, tm
     for checkpoints, kept in (([], ""), (["9", "12"], "; checkpoints are kept, the newest of step 12")):
         for step in checkpoints:
             (tmp_path / "checkpoints" / step).mkdir(parents=True)
-        with pytest.raises(SystemExit) as end:
-            main.main(["train", "--config=digits", f"--workdir={tmp_path}"])
-        assert end.value.code == 1
+        assert main.main(["train", "--config=digits", f"--workdir={tmp_path}"]) == 1
         assert capsys.readouterr().err == f"drl-jax: {tmp_path}/samples/a.png: the reason{kept}\n"
     assert list((tmp_path / "samples").iterdir()) == []
 
@@ -139,7 +180,6 @@ def test_an_error_of_files_without_a_path_names_the_workdir(tmp_path, monkeypatc
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(main, "call", fail)
-    with pytest.raises(SystemExit):
-        main.main(["train", "--config=digits", "--workdir", str(tmp_path / "gone")])
+    assert main.main(["train", "--config=digits", "--workdir", str(tmp_path / "gone")]) == 1
     assert capsys.readouterr().err == f"drl-jax: --workdir={tmp_path}/gone: No space left on device\n"
     assert not Path(tmp_path / "gone").exists()

@@ -173,9 +173,7 @@ def test_a_run_whose_workdir_was_taken_stops_without_writing(tmp_path, monkeypat
 
     monkeypatch.setattr(files, "is_local", lambda path: False)
     monkeypatch.setattr(Checkpoints, "save", save_while_another_job_starts)
-    with pytest.raises(SystemExit) as ended:
-        main(last_of_each(["train", *flags, "--config.training.steps=5"]))
-    assert ended.value.code == 1
+    assert main(last_of_each(["train", *flags, "--config.training.steps=5"])) == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("drl-jax: ")]
     assert f"drl-jax: --workdir={tmp_path} was taken by another job (process " in line
     assert steps(epath.Path(tmp_path / FOLDER)) == [1, 2]

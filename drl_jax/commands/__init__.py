@@ -50,26 +50,26 @@ def call(command: str, arguments: Arguments, stop: Stop) -> None:
                 sweeps=arguments.sweep,
             )
 
-    from drl_jax.commands.job import configure_jax
+    from drl_jax.commands.job import configured_jax
 
-    configure_jax(config)
-    match command:
-        case "train":
-            from drl_jax.commands.train import train
+    with configured_jax(config):
+        match command:
+            case "train":
+                from drl_jax.commands.train import train
 
-            train(config, workdir, prepare_command, stop)
-        case "sample":
-            from drl_jax.commands.sample import sample
+                train(config, workdir, prepare_command, stop)
+            case "sample":
+                from drl_jax.commands.sample import sample
 
-            sample(config, workdir, output, stop)
-        case "evaluate":
-            from drl_jax.commands.evaluate import evaluate
+                sample(config, workdir, output, stop)
+            case "evaluate":
+                from drl_jax.commands.evaluate import evaluate
 
-            evaluate(config, workdir, output, prepare_command, stop)
-        case _:
-            from drl_jax.commands.baseline import baseline
+                evaluate(config, workdir, output, prepare_command, stop)
+            case _:
+                from drl_jax.commands.baseline import baseline
 
-            baseline(config, prepare_command, stop)
+                baseline(config, prepare_command, stop)
 
 
 def _absolute(folder: str) -> epath.Path:

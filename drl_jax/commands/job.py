@@ -207,18 +207,25 @@ def _is_listed(file: epath.Path) -> bool:
         return False
 
 
-def configure_jax(config: Config) -> None:
-    """Sets the precision of products, and keeps compiled programs on disk, so that a second start is quick.
+@contextmanager
+def configured_jax(config: Config) -> Iterator[None]:
+    """Sets the precision of products inside this context; keeps compiled programs on disk from now on.
 
-    Each type of machine has its own folder. Where none can be written, nothing is kept. Small programs are
-    kept too: a start has hundreds of them. JAX's own variables override where programs are kept.
+    Compiled programs make a second start quick. Each type of machine has its own folder. Where none can be
+    written, nothing is kept. Small programs are kept too: a start has hundreds of them. JAX's own variables
+    override where programs are kept.
     """
-    set_precision(config)
     if not jax.config.values["jax_compilation_cache_dir"] and (folder := compile_cache.default_folder()):
         jax.config.update("jax_compilation_cache_dir", str(folder))
         if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     silence_orbax()
+    precision = jax.config.values["jax_default_matmul_precision"]
+    set_precision(config)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_default_matmul_precision", precision)
 
 
 def check_output(output: epath.Path, workdir: epath.Path, config: Config) -> None:

@@ -12,6 +12,9 @@
     busy: work that no checkpoint holds      `requested` is set       exit with 42 at once
     not busy                                 exit with 42 at once     –
 
+Where a process of somebody else calls the program, as in a notebook, SIGINT does not exit but raises
+KeyboardInterrupt.
+
 In a job of several processes none may exit alone while the others compute with it. There the training step
 carries the request to all of them, and `stop_together` does so elsewhere.
 
@@ -69,7 +72,7 @@ class Stop:
         self.exit_delay = 0.0
         self._busy = False
         self._time = -math.inf
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may interrupt who holds it
         self._ending = threading.Lock()
 
     @property
@@ -85,13 +88,19 @@ class Stop:
         with self._lock:
             self._busy = busy
 
+    def request(self, name: str) -> bool:
+        """Asks for a stop on a signal; returns False if nothing is to be saved, or it was asked before."""
+        with self._lock:
+            if not self._busy or self.requested:
+                return False
+            self.requested, self._time = True, time.monotonic()
+            _print(f"{name}: saving, then stopping; a second signal stops at once")
+            return True
+
     def on_signal(self, name: str) -> None:
         """Reacts to a signal. Runs in a thread of its own."""
         with self._lock:
-            if self._busy and not self.requested:
-                self.requested, self._time = True, time.monotonic()
-                _print(f"{name}: saving, then stopping; a second signal stops at once")
-            elif time.monotonic() - self._time > _ECHO:
+            if not self.request(name) and time.monotonic() - self._time > _ECHO:
                 kept = "checkpoints are kept" if self.requested else "there was no unsaved work"
                 line = f"{name}: stopped, {kept}; start again to continue"
                 self.end_process(line, EXIT_CODE, self.exit_delay)
@@ -134,12 +143,15 @@ def _name(number: int) -> str:
 
 
 @contextmanager
-def handle_signals() -> Iterator[Stop]:
+def handle_signals(*, is_program: bool = True) -> Iterator[Stop]:
     """Handles signals inside this context. Python allows that in the main thread only; others handle none.
 
     Python runs a signal handler between two instructions of the main thread, which may be inside the
     compiler for minutes. So the handlers do nothing. The interpreter writes the number of each signal into
     a socket at once, and a thread reads it at the other end.
+
+    Args:
+      is_program: whether this process is the program's own. In others SIGINT is handled as Python does it.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
@@ -149,20 +161,28 @@ def handle_signals() -> Iterator[Stop]:
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
 
+    def interrupt(*_: object) -> None:
+        if not stop.request("SIGINT"):
+            raise KeyboardInterrupt
+
+    handlers = dict.fromkeys(numbers, _noted)
+    if signal.SIGINT in handlers and not is_program:
+        handlers[signal.SIGINT] = interrupt
+
     def listen() -> None:
         while number := ours.recv(1)[0]:
-            if number in numbers:
+            if handlers.get(number) is _noted:
                 stop.on_signal(_name(number))
 
     listener = threading.Thread(target=listen, daemon=True)
-    handlers = {number: signal.signal(number, _noted) for number in numbers}
+    replaced = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
     listener.start()
     try:
         yield stop
     finally:
         signal.set_wakeup_fd(before)
-        for number, handler in handlers.items():
+        for number, handler in replaced.items():
             signal.signal(number, handler)
         theirs.send(b"\0")
         listener.join()

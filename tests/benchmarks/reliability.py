@@ -20,7 +20,7 @@ from etils import epath
 
 from drl_jax.checkpoints import digests
 from drl_jax.checkpoints.orbax import Retention, load, open_checkpoints
-from drl_jax.commands.job import configure_jax
+from drl_jax.commands.job import configured_jax
 from drl_jax.config.build import Components, build, open_data
 from drl_jax.config.overrides import parse
 from drl_jax.data.stream import batches
@@ -201,11 +201,11 @@ def full_state() -> list[tuple[str, str]]:
 
 
 def main() -> None:
-    configure_jax(parse(["--config=digits"]).config)
     print(f"{platform.processor() or platform.machine()}, jax {jax.__version__}")
-    for table in (overhead, full_state):
-        for name, value in table():
-            print(f"{name:<38} {value}", flush=True)
+    with configured_jax(parse(["--config=digits"]).config):
+        for table in (overhead, full_state):
+            for name, value in table():
+                print(f"{name:<38} {value}", flush=True)
 
 
 if __name__ == "__main__":

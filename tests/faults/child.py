@@ -45,7 +45,7 @@ def run(argv: list[str], printed: str, environment: dict[str, str], faults: dict
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     for name, settings in faults.items():
         globals()[name](**settings)
-    main.main(argv)
+    main.program(argv)
 
 
 def poison(steps: list[int], factor: float, attempts: int = 1) -> None:

@@ -70,3 +70,21 @@ def test_another_thread_handles_no_signals():
     thread.start()
     thread.join()
     assert found == [(False, before)]
+
+
+def test_an_interrupt_of_a_notebook_saves_or_is_raised():
+    before = signal.getsignal(signal.SIGINT)
+    with handle_signals(is_program=False) as stop:
+        stop.busy = True
+        signal.raise_signal(signal.SIGINT)
+        assert stop.requested
+        with pytest.raises(KeyboardInterrupt):  # the second one
+            signal.raise_signal(signal.SIGINT)
+    with handle_signals(is_program=False) as stop:
+        with pytest.raises(KeyboardInterrupt):  # nothing is to be saved
+            signal.raise_signal(signal.SIGINT)
+        assert not stop.requested
+        stop.busy = True
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert wait_for(stop)
+    assert signal.getsignal(signal.SIGINT) == before
