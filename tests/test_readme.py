@@ -85,7 +85,7 @@ def test_the_readme_has_every_command_and_config():
         assert f"`--config={name}" in README
     for page in PAGES:
         # Names in flags of which the value is no placeholder, such as NAME.
-        for value in re.findall(r"--config=([a-z]\S*?)[`\s"]", page.read_text()):
+        for value in re.findall(r"""--config=([a-z]\S*?)[`\s"]""", page.read_text()):
             if not value.startswith("mine.py"):
                 parse([f"--config={value}"])
 
