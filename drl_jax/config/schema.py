@@ -63,7 +63,7 @@ class Data:
     channels: Annotated[int, CHANNELS] = 3  # of an image: RGB or grey
     crop: Annotated[tuple[int, int, int, int] | None, CROP] = None  # pixels; None: the central square
     background: Annotated[tuple[int, ...], BACKGROUND] = (255,)  # shows where images are transparent
-    skip_damaged: Annotated[bool, FREE] = False  # the next sound image takes the place of a damaged one
+    skip_damaged: Annotated[bool, FREE] = False  # the next undamaged image takes the place of a damaged one
     flip: bool = True  # mirror half of the images, left to right (authors' code)
     batch_size: Annotated[int, at_least(1)] = 256  # examples per step, over all devices (authors' code)
     timeout: Annotated[float, TIMEOUT, FREE] = 600.0  # seconds that reading a batch may take

@@ -26,7 +26,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class Unreadable(UserError):
-    """One example of a data set cannot be read; others may be sound."""
+    """One example of a data set cannot be read; others may be undamaged."""
 
 
 class Damaged(Unreadable):
@@ -90,14 +90,14 @@ class CropResize:
         Raises:
           Unfit: the values have no known range.
         """
-        tell = lambda topic, line: self.notes.once(topic, f"{origin} {line} (told once)")
+        tell = lambda topic, line: self.notes.once(topic, f"{origin} {line} (reported once)")
         return viewing.as_shown(image, self.background, tell).convert(_MODES[self.channels])
 
     def _open(self, encoded: bytes, origin: str) -> Image.Image:
         try:
             return self.show(Image.open(io.BytesIO(encoded), formats=viewing.FORMATS), origin)
         except ValueError:
-            # Pillow refuses a PNG with megabytes of text in it; its pixels may be sound.
+            # Pillow refuses a PNG with megabytes of text in it; its pixels may be undamaged.
             if not encoded.startswith(_PNG):
                 raise
             pixels = io.BytesIO(_without_text(encoded))

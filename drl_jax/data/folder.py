@@ -60,7 +60,7 @@ class ImageFiles:
 def open_folder(path: str, crop_resize: CropResize, *, is_tolerant: bool = False) -> ImageFiles | ArrayImages:
     """Opens images: a folder with its subfolders, an archive, or arrays. The order is natural, by names.
 
-    A folder without images may hold arrays, or else archives. What is left out is told.
+    A folder without images may hold arrays, or else archives. What is left out is reported.
 
     Args:
       path: of the folder, archive or array.
@@ -178,7 +178,7 @@ def _tell_left_out(root: str, count: int, left_out: Counter[str], crop_resize: C
     if left_out:
         crop_resize.notes.once(
             "left out",
-            f"config.data.path={shown(root)}: {count:,} images; left out are {walk.told(left_out)}"
+            f"config.data.path={shown(root)}: {count:,} images; left out are {walk.as_text(left_out)}"
             f"{_convert(left_out)}",
         )
 
@@ -189,7 +189,7 @@ def _convert(left_out: Counter[str]) -> str:
 
 
 def _no_images(left_out: Counter[str]) -> str:
-    held = f"only {walk.told(left_out)}{_convert(left_out)}" if left_out else "nothing"
+    held = f"only {walk.as_text(left_out)}{_convert(left_out)}" if left_out else "nothing"
     return f"holds no images: {held}; give images ({_SOME}, …), arrays (.npz, .npy), or an archive of images"
 
 

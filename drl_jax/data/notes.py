@@ -9,7 +9,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Notes:
-    """Lines about a data set, each told once. They wait until somebody listens.
+    """Lines about a data set, each reported once. They wait until somebody listens.
 
     A data set is opened before the processes of a job have joined, so before anything can be printed.
     """
@@ -23,7 +23,7 @@ class Notes:
         self._record: Callable[[list[str]], None] | None = None
 
     def once(self, topic: str, line: str) -> None:
-        """Tells a line, unless one of the same topic was told."""
+        """Reports a line, unless one of the same topic was reported."""
         with self._lock:
             if topic not in self._topics:
                 self._topics.add(topic)

@@ -179,7 +179,7 @@ def open_source(
       path: a folder of images, with its subfolders, an archive, or arrays.
       density: name of a density in `densities.DENSITIES`.
       background: what shows where an image is transparent: one grey level or RGB, 0 to 255.
-      skip_damaged: whether the next sound example takes the place of a damaged one.
+      skip_damaged: whether the next undamaged example takes the place of a damaged one.
       for_check: every example is to be read once, to find the bad ones: none is kept in memory or replaced.
       timeout: seconds that a call of `take` may wait for files.
       prepare_command: the command that prepares a missing data set, without `--config.data.data_dir`; for the

@@ -29,7 +29,7 @@ _BITS_PER_SAMPLE = 258  # the tag of TIFF
 
 
 class Unfit(Exception):
-    """An image that is sound and that nothing tells how to show; the text goes on after its name."""
+    """An undamaged image, of which nothing says how to show it; the text goes on after its name."""
 
 
 def as_shown(image: Image.Image, background: Sequence[int], tell: Callable[[str, str], None]) -> Image.Image:

@@ -78,7 +78,7 @@ def sort_naturally(names: list[str]) -> None:
     names.sort(key=_natural)
 
 
-def told(left_out: Counter[str]) -> str:
+def as_text(left_out: Counter[str]) -> str:
     """Returns counts as text, the largest first: "12 .txt, 1 hidden"."""
     counts = [f"{count:,} {kind}" for kind, count in left_out.most_common(8)]
     if others := len(left_out) - len(counts):

@@ -1,4 +1,4 @@
-"""Folders, archives and arrays of one's own: what is read, what is left out and told, what is refused."""
+"""Folders, archives and arrays of one's own: what is read, what is left out and reported, what is refused."""
 
 import bz2
 import gzip
@@ -51,7 +51,7 @@ def values(path, **options) -> list[int]:
     return read_all(opened(path, **options))[:, 0, 0, 0].tolist()
 
 
-def told(path, caplog, **options) -> str:
+def reported(path, caplog, **options) -> str:
     """What opening a data set prints."""
     with caplog.at_level(logging.INFO, "drl_jax"):
         opened(path, **options).notes.listen()
@@ -76,7 +76,7 @@ def test_formats_of_pillow_are_read_and_the_others_are_counted(tmp_path, caplog)
     for name in ("a.txt", "b.txt", "c.heic", "noise", ".hidden.png", "d.eps"):
         (tmp_path / name).write_bytes(b"other")
     assert values(tmp_path) == [100] * len(formats)
-    line = told(tmp_path, caplog)
+    line = reported(tmp_path, caplog)
     assert line.startswith(f"config.data.path={tmp_path}: 6 images; left out are 2 .txt, ")
     for part in ("1 .heic", "1 no suffix", "1 hidden", "1 .eps", "(HEIC: convert them to PNG or JPEG first)"):
         assert part in line
@@ -84,7 +84,7 @@ def test_formats_of_pillow_are_read_and_the_others_are_counted(tmp_path, caplog)
 
 def test_nothing_is_told_of_a_folder_of_plain_images(tmp_path, caplog):
     write_images(tmp_path, 1, 2)
-    assert told(tmp_path, caplog) == ""
+    assert reported(tmp_path, caplog) == ""
 
 
 def test_links_to_folders_are_visited_once_and_loops_end(tmp_path, caplog):
@@ -114,7 +114,7 @@ def test_links_to_files_are_read_once(tmp_path, caplog):
     (data / "3.png").symlink_to(other / "7.png")
     (data / "4.png").symlink_to(other / "7.png")
     assert values(data) == [1, 2, 7]
-    assert "left out are 2 link to a file that is there already" in told(data, caplog)
+    assert "left out are 2 link to a file that is there already" in reported(data, caplog)
 
 
 @pytest.mark.parametrize("target", ["nowhere.png", "loop.png"])
@@ -133,7 +133,7 @@ def test_pipes_and_sockets_do_not_block(tmp_path, caplog):
         server.bind(f"{short}/s.png")
         (tmp_path / "to_socket").symlink_to(short)
         assert values(tmp_path) == [1]
-        assert "left out are 3 pipe, socket or device" in told(tmp_path, caplog)
+        assert "left out are 3 pipe, socket or device" in reported(tmp_path, caplog)
     assert "is no file" in refusal(tmp_path / "pipe.png")
     assert "is no file" in refusal("/dev/zero")
 
@@ -172,7 +172,7 @@ def test_the_folder_of_a_run_is_no_data(tmp_path, caplog):
     write_images(tmp_path / "other", 3)
     (tmp_path / "other" / "config.json").write_text('{"format": 1}')  # of another program
     assert values(tmp_path) == [1, 2, 3]
-    assert "1 folder of a run of this program" in told(tmp_path, caplog)
+    assert "1 folder of a run of this program" in reported(tmp_path, caplog)
     assert "is the folder of a run of this program" in refusal(tmp_path / "runs" / "mine")
     assert values(tmp_path / "runs" / "mine" / "samples") == [8]  # somebody asks for them by name
 
@@ -256,7 +256,7 @@ class read_table:
 """
 
 
-def test_what_a_folder_without_images_holds_is_told(tmp_path):
+def test_what_a_folder_without_images_holds_is_reported(tmp_path):
     assert "holds no images: nothing; give images (.png" in refusal(tmp_path)
     (tmp_path / "a.heic").write_bytes(b"")
     (tmp_path / "b.txt").write_bytes(b"")
@@ -320,7 +320,7 @@ def test_archives_are_read(tmp_path, name, caplog):
     assert values(tmp_path / name) == [9, 10]
     source = opened(tmp_path / name)
     np.testing.assert_array_equal(source.take(np.array([1, 0, 1]))[:, 0, 0, 0], [10, 9, 10])
-    lines = told(tmp_path / name, caplog)
+    lines = reported(tmp_path / name, caplog)
     assert "2 images; left out are 2 hidden, 1 .txt" in lines
     is_compressed = name not in ("a.zip", "a.tar")
     assert ("were unpacked to a temporary file" in lines) == is_compressed
@@ -347,7 +347,7 @@ def test_archives_beside_images_are_left_out(tmp_path, caplog):
     (tmp_path / "a.zip").write_bytes(zip_bytes({"2.png": image(2)}))
     np.save(tmp_path / "b.npy", np.zeros((3, 4, 4, 3), np.uint8))
     assert values(tmp_path) == [1]
-    assert "1 images; left out are 1 .npy, 1 .zip" in told(tmp_path, caplog)
+    assert "1 images; left out are 1 .npy, 1 .zip" in reported(tmp_path, caplog)
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
@@ -359,7 +359,7 @@ def test_a_name_that_comes_twice_is_read_once(tmp_path, caplog):
     for name in ("a.zip", "a.tar"):
         caplog.clear()
         assert values(tmp_path / name) == [2]  # the last one counts, as for programs that unpack
-        assert "left out are 1 second copy of a name" in told(tmp_path / name, caplog)
+        assert "left out are 1 second copy of a name" in reported(tmp_path / name, caplog)
 
 
 def noise(seed: int) -> bytes:
@@ -370,7 +370,7 @@ def noise(seed: int) -> bytes:
     "method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
 )
 def test_a_bad_stream_in_a_zip_names_the_member(tmp_path, method):
-    # One large member between two sound ones, with a hole in it.
+    # One large member between two undamaged ones, with a hole in it.
     content = bytearray(zip_bytes({"1.png": image(1), "bad.png": noise(0), "9.png": image(9)}, method))
     middle = len(content) // 2
     content[middle : middle + 40] = bytes(40)
@@ -453,7 +453,7 @@ def test_links_in_a_tar_are_left_out(tmp_path, caplog):
             member.type, member.linkname = kind, "1.png"
             tar.addfile(member)
     assert values(tmp_path / "a.tar") == [1]
-    assert "3 link, pipe or device" in told(tmp_path / "a.tar", caplog)
+    assert "3 link, pipe or device" in reported(tmp_path / "a.tar", caplog)
 
 
 # Arrays
@@ -502,7 +502,7 @@ def test_a_folder_of_arrays_is_one_data_set(tmp_path, caplog):
     np.savez_compressed(tmp_path / "part_1.npz", arr_0=images[:3])
     np.save(tmp_path / "labels.npy", np.arange(9))
     np.testing.assert_array_equal(read_all(opened(tmp_path)), images)
-    assert "9 images; left out are 1 .npy of fewer than three axes" in told(tmp_path, caplog)
+    assert "9 images; left out are 1 .npy of fewer than three axes" in reported(tmp_path, caplog)
 
 
 def test_imagenet_64_is_read_as_it_is_published(tmp_path):

@@ -1,4 +1,4 @@
-"""Damaged examples: the next sound one takes their place, and they are told and counted."""
+"""Damaged examples: the next undamaged one takes their place, and they are reported and counted."""
 
 import itertools
 import logging
@@ -33,7 +33,7 @@ class Numbered:
         return np.asarray(indices, np.uint8).reshape(-1, 1, 1, 1)
 
 
-def test_the_next_sound_example_takes_the_place():
+def test_the_next_undamaged_example_takes_the_place():
     source = SkipDamaged(Numbered(8, {0, 3, 4, 7}), Notes())
     np.testing.assert_array_equal(read_all(source).ravel(), [1, 1, 2, 5, 5, 5, 6, 1])
 
@@ -47,7 +47,18 @@ def test_an_example_does_not_depend_on_what_was_read_before():
         np.testing.assert_array_equal(source.take(indices).ravel(), expected[indices])
 
 
-def test_each_is_counted_and_told_once_and_the_lines_are_bounded(caplog):
+def test_a_known_replacement_costs_no_second_reading():
+    source, calls = Numbered(8, {3, 4}), []
+    take = source.take
+    source.take = lambda indices: calls.append(len(indices)) or take(indices)
+    skipping = SkipDamaged(source, Notes())
+    first = read_all(skipping)
+    calls.clear()
+    np.testing.assert_array_equal(skipping.take(np.arange(8)), first)
+    assert calls == [8]
+
+
+def test_each_is_counted_and_reported_once_and_the_lines_are_bounded(caplog):
     notes = Notes()
     source = SkipDamaged(Numbered(200, set(range(100))), notes)
     recorded = []
@@ -67,7 +78,7 @@ def test_each_is_counted_and_told_once_and_the_lines_are_bounded(caplog):
     assert len(recorded[-1]) == 100
 
 
-def test_what_may_be_sound_is_not_skipped():
+def test_what_may_be_undamaged_is_not_skipped():
     source = SkipDamaged(Numbered(8, {3}, Unreadable), Notes())
     with pytest.raises(Unreadable, match="image 3"):
         read_all(source)

@@ -220,7 +220,7 @@ def test_what_is_changed_is_told_once(caplog):
             crop_resize.decode(deep, name)
             crop_resize.decode(clear, name)
             crop_resize.decode(encode(np.zeros((8, 8, 3), np.uint8)), name)
-    assert [record.getMessage().split(" (told once)")[0] for record in caplog.records] == [
+    assert [record.getMessage().split(" (reported once)")[0] for record in caplog.records] == [
         "1.png has 16 bits per channel: 0 to 65535 becomes 0 to 255; the greatest value in it is 4095",
         "1.png is transparent in part: config.data.background=(255,) shows there",
     ]
