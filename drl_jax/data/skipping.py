@@ -25,10 +25,9 @@ class SkipDamaged:
         return len(self._source)
 
     def take(self, indices: np.ndarray) -> np.ndarray:
+        places = [self._replaced.get(index, index) for index in indices.tolist()]
         try:
-            return self._source.take(
-                np.array([self._replaced.get(index, index) for index in indices.tolist()])
-            )
+            return self._source.take(np.array(places))
         except Damaged:
             return np.concatenate([self._read(int(index)) for index in indices])
 

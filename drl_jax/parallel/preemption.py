@@ -5,7 +5,7 @@
     SIGALRM, SIGVTALRM, SIGPROF, SIGXCPU, SIGIO, SIGPWR,  ignored when the program started stays ignored
     SIGSTKFLT, SIGRTMIN … SIGRTMAX                        (nohup), and a handler of somebody else stays
     SIGKILL, and faults: SIGSEGV, SIGBUS, SIGFPE, …       the process dies; the last checkpoint is kept
-    SIGPIPE, SIGXFSZ                                      an error of the write, which is reported or passed over
+    SIGPIPE, SIGXFSZ                                      the write fails, which is reported or ignored
     SIGSTOP, SIGTSTP, SIGCONT and others                  what they always do
 
     state of this process                    first signal             second signal, a second later
