@@ -5,9 +5,11 @@ import json
 from etils import epath
 
 from drl_jax import files
+from drl_jax.config import schema
 from drl_jax.config.build import build
 from drl_jax.config.schema import Config
 from drl_jax.errors import UserError
+from drl_jax.evaluation.reference import short_hash
 from drl_jax.planning import report
 from drl_jax.planning.compiler import open_compiler
 from drl_jax.planning.plan import make_plan, sweep
@@ -41,7 +43,9 @@ def plan(
     table = sweep(config, made) if sweeps and made.times is not None else []
     for line in report.lines(config, made, table):
         print(line)
-    name = hardware.label.replace(" ", "").replace(":", "_")
+    # Plans of several configs for the same hardware are kept side by side.
+    planned = short_hash(schema.to_dict(config))
+    name = f"{hardware.label.replace(' ', '').replace(':', '_')}_{config.data.name}_{planned}"
     files.write(folder / f"{name}.json", json.dumps(report.to_dict(config, made, table), indent=1) + "\n")
     files.write(folder / f"{name}.png", report.image(config, made, table))
     print(f"saved as {folder / name}.json and .png")

@@ -176,10 +176,15 @@ def test_gpus_are_planned_by_formula(tmp_path, capsys):
     plan(config, epath.Path(tmp_path), topology="gpu:h100:8", slices=1, is_full=False, sweeps=True)
     out = capsys.readouterr().out
     assert "134,208" in out  # parameters of digits
-    saved = json.loads((tmp_path / "gpu_h100_8.json").read_text())
+    (file,) = tmp_path.glob("gpu_h100_8_digits_*.json")
+    saved = json.loads(file.read_text())
     assert saved["available_bytes"] == 80e9
     assert saved["state_bytes"] > 4 * 4 * 134_208
-    assert (tmp_path / "gpu_h100_8.png").exists()
+    assert file.with_suffix(".png").exists()
+    # The plan of another config does not replace it.
+    other = parse_flags(["--config=digits", "--config.data.batch_size=32"]).config
+    plan(other, epath.Path(tmp_path), topology="gpu:h100:8", slices=1, is_full=False, sweeps=False)
+    assert len(list(tmp_path.glob("gpu_h100_8_digits_*.json"))) == 2
 
 
 def test_the_flags_of_the_command(capsys):
