@@ -196,6 +196,8 @@ def _train(
     stop_flags = [run.placement.stop_flags(flag) for flag in (False, True)]
     unread, most = deque[tuple[int, StepMetrics, jax.Array]](), 1  # metrics of steps; how many may wait
     is_alone = jax.process_count() == 1  # and needs no other process to agree to stop
+    if start < cadence.num_steps:
+        _logger.info("compiling the training step")
     began = time.monotonic()
     for step in range(start + 1, cadence.num_steps + 1):
         batch = run.placement.shard_local(next(run.data))
