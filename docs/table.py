@@ -47,15 +47,11 @@ SETTINGS = [
     ),
     Setting("CIFAR-10, T6, 2 blocks", "cifar10_small", "train --config=cifar10:small"),
     Setting("CIFAR-10, T6 (K = 30)", "cifar10_t6", T6, "FID 9.58, IS 8.30"),
-    Setting("CIFAR-10, T6, K = 10", "cifar10_t6_k10", f"{T6} --config.sampler.steps=10"),
-    Setting("CIFAR-10, T6, K = 50", "cifar10_t6_k50", f"{T6} --config.sampler.steps=50"),
-    Setting(
-        "CIFAR-10, T = 1, K = 180",
-        "cifar10_t1",
-        f"{T6} --config.levels.count=1 --config.sampler.steps=180",
-    ),
-    Setting("CIFAR-10, T1k (K = 0)", "cifar10_t1k", ""),
-    Setting("CIFAR-10, T1k by denoising score matching", "cifar10_t1k_dsm", ""),
+    Setting("CIFAR-10, T6, K = 10", "cifar10_t6_k10", "train --config=cifar10:k10"),
+    Setting("CIFAR-10, T6, K = 50", "cifar10_t6_k50", "train --config=cifar10:k50"),
+    Setting("CIFAR-10, T = 1, K = 180", "cifar10_t1", "train --config=cifar10:t1"),
+    Setting("CIFAR-10, T1k (K = 0)", "cifar10_t1k", "train --config=cifar10:t1k"),
+    Setting("CIFAR-10, T1k by denoising score matching", "cifar10_t1k_dsm", "train --config=cifar10:t1k_dsm"),
     Setting("CelebA 64, T6", "celeba64", "train --config=celeba64", "FID 5.98"),
     *(
         Setting(f"LSUN {side} {what}", f"lsun{side}_{what}", f"train --config=lsun{side}:{what}")

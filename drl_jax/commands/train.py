@@ -243,11 +243,20 @@ def _overview(config: Config, parts: Components, num_examples: int) -> str:
     return "\n".join(
         [
             table,
-            f"{parts.levels.num_levels} levels, {config.sampler.steps} steps of {config.sampler.name} each; "
-            f"{num_examples} examples of {config.data.name}, {config.data.batch_size} per step",
+            f"{parts.levels.num_levels} levels, {_describe(config)}; {num_examples} examples of "
+            f"{config.data.name}, {config.data.batch_size} per step",
             f"runs on {describe()}",
         ]
     )
+
+
+def _describe(config: Config) -> str:
+    """How a level is trained."""
+    if config.training.objective == "score":
+        return "denoising score matching"
+    if config.sampler.name == "normal":
+        return "one draw from a normal approximation each"
+    return f"{config.sampler.steps} steps of {config.sampler.name} each"
 
 
 def _read_scores(file: epath.Path) -> dict[str, Any]:

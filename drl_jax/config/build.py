@@ -1,5 +1,6 @@
 """From a config to the parts of a run. What is built here takes plain arguments and knows no config."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -9,12 +10,12 @@ from flax import linen as nn
 
 from drl_jax.config import schema
 from drl_jax.config.schema import Config
-from drl_jax.core.levels import Levels, make_levels
+from drl_jax.core.levels import DDPM_COUNT, Levels, make_levels
 from drl_jax.core.mcmc import langevin, mala
 from drl_jax.core.networks import PointEnergy, ResidualEnergy
 from drl_jax.core.networks.residual import check_side
-from drl_jax.core.objective import Objective, recovery_likelihood
-from drl_jax.core.transition import MakeSampler, Transition, mcmc_transition
+from drl_jax.core.objective import Objective, denoising_score_matching, recovery_likelihood
+from drl_jax.core.transition import MakeSampler, Transition, mcmc_transition, normal_transition
 from drl_jax.data.sources import Opened, open_source
 from drl_jax.errors import UserError
 from drl_jax.parallel.mesh import Placement
@@ -39,7 +40,7 @@ def _mala(sampler: schema.Sampler, noise_scale: float) -> MakeSampler:
 
 
 # config.sampler.name -> (config.sampler, noise scale) -> (log_density, *, step_squared) -> sampler
-SAMPLERS = {"langevin": _langevin, "mala": _mala}
+SAMPLERS = {"langevin": _langevin, "mala": _mala, "normal": _langevin}
 
 
 class Components(NamedTuple):
@@ -114,10 +115,8 @@ def build(config: Config) -> Components:
         network=network,
         gradient_network=_gradient_network(config, network),
         levels=levels,
-        transition=_transition(config, noise_scale=config.sampler.noise_scale),
-        objective=recovery_likelihood(
-            levels, _transition(config, noise_scale=1.0), energy_penalty=config.training.energy_penalty
-        ),
+        transition=_transition(config, levels),
+        objective=_objective(config, levels),
         optimizer=make_optimizer(**vars(config.optimizer)),
         shape=_shape(config),
         microbatches=config.training.microbatches,
@@ -181,13 +180,42 @@ def _levels(config: Config) -> Levels:
         raise UserError(f"config.levels: {error}") from None
 
 
-def _transition(config: Config, *, noise_scale: float) -> Transition:
+def _objective(config: Config, levels: Levels) -> Objective:
+    penalty = config.training.energy_penalty
+    if config.training.objective == "score":
+        if config.levels.count != DDPM_COUNT:
+            raise UserError(
+                f"config.training.objective=score is not possible with config.levels.count="
+                f"{config.levels.count}; it needs {DDPM_COUNT}"
+            )
+        return denoising_score_matching(levels, energy_penalty=penalty)
+    in_training = replace(config.sampler, noise_scale=1.0)
+    if config.sampler.name == "normal":
+        in_training = replace(in_training, steps=0)
+    transition = _transition(replace(config, sampler=in_training), levels)
+    return recovery_likelihood(levels, transition, energy_penalty=penalty)
+
+
+def _transition(config: Config, levels: Levels) -> Transition:
     sampler = config.sampler
     if sampler.name not in SAMPLERS:
         raise UserError(
             f"config.sampler.name={sampler.name!r} is not possible: it must be one of {', '.join(SAMPLERS)}"
         )
-    return mcmc_transition(SAMPLERS[sampler.name](sampler, noise_scale), num_steps=sampler.steps)
+    make_sampler = SAMPLERS[sampler.name](sampler, sampler.noise_scale)
+    if sampler.name == "normal":
+        if not levels.is_recovery.all():
+            raise UserError(
+                f"config.sampler.name=normal is not possible with config.levels.count={config.levels.count}: "
+                f"it is an approximation for small noise; take config.levels.count={DDPM_COUNT}"
+            )
+        return normal_transition(make_sampler, noise_scale=sampler.noise_scale, num_steps=sampler.steps)
+    if sampler.steps == 0:
+        raise UserError(
+            f"config.sampler.steps=0 is not possible with config.sampler.name={sampler.name}: it must be at "
+            "least 1"
+        )
+    return mcmc_transition(make_sampler, num_steps=sampler.steps)
 
 
 def _network(config: Config) -> nn.Module:

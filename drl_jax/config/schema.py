@@ -111,10 +111,12 @@ class Levels:
 
 @dataclass(frozen=True)
 class Sampler:
-    """The Markov chain at each level."""
+    """How x_t is drawn from x_{t+1} at each level."""
 
-    name: str = "langevin"  # langevin (paper), or mala: Metropolis-adjusted (ours)
-    steps: Annotated[int, at_least(1), FREE] = 30  # K, per level (paper)
+    name: str = "langevin"  # langevin (paper); mala: Metropolis-adjusted (ours); normal: one draw from a
+    # normal approximation, for 1000 levels (paper)
+    steps: Annotated[int, at_least(0), FREE] = 30  # K, of the chain (paper); normal: after the draw, not in
+    # training; 0 in the paper
     step_range: Annotated[float, at_least(1)] = 1.0  # mala: largest squared step divided by the smallest
     noise_scale: Annotated[float, at_least(0), FREE] = 0.99  # η when sampling (authors' code); 1 in training
 
@@ -145,6 +147,8 @@ class Training:
     """The training loop."""
 
     steps: Annotated[int, at_least(1), FREE] = 240_000  # (authors' code)
+    objective: Literal["recovery", "score"] = "recovery"  # recovery likelihood (paper), or denoising score
+    # matching, which draws no samples and is for 1000 levels (paper's ablation)
     seed: Annotated[int, SEED] = 0  # of weights, levels, noise and the order of the data
     ema_decay: Annotated[float, DECAY] = 0.999  # of the averaged weights, which sample; no bias correction
     energy_penalty: Annotated[float, at_least(0), FREE] = 0.0  # c of c · mean(f²), added to the loss (ours)

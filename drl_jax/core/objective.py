@@ -1,4 +1,4 @@
-"""Training objectives. Recovery likelihood is algorithm 1 of the paper."""
+"""Training objectives: recovery likelihood (algorithm 1 of the paper), and denoising score matching."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -6,9 +6,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from drl_jax.core import energy
 from drl_jax.core.levels import Levels, diffuse, draw_levels, extract
-from drl_jax.core.mcmc.base import norm
-from drl_jax.core.randomness import fold_in
+from drl_jax.core.mcmc.base import norm, value_and_gradient
+from drl_jax.core.randomness import fold_in, standard_normal
 from drl_jax.core.transition import Transition
 from drl_jax.core.types import Batch, Keys, Level, Network, PerExample
 
@@ -20,8 +21,8 @@ class Terms(NamedTuple):
       t: its level.
       loss: its part of the loss, with the level's weight and without the energy penalty.
       positive: f at the data.
-      negative: f at the sample.
-      displacement: ‖x_t⁻ − x_{t+1} / scale‖, from the start of the chain to its end.
+      negative: f at the sample. Where an objective draws none: f at the mean of the normal approximation.
+      displacement: ‖x_t⁻ − x_{t+1} / scale‖, from x_{t+1} to the sample.
       gradient_norm: ‖∇ log p‖ at the last step of the chain.
       max_abs: max |x_t⁻|, in units of the data.
     """
@@ -72,6 +73,47 @@ def recovery_likelihood(levels: Levels, transition: Transition, *, energy_penalt
             displacement=norm(x_negative - x_next / extract(levels.scale, t, x_next)),
             gradient_norm=info.gradient_norm[-1],
             max_abs=jnp.max(jnp.abs(x_negative), axis=range(1, x.ndim)),
+        )
+
+    return objective
+
+
+def denoising_score_matching(levels: Levels, *, energy_penalty: float = 0.0) -> Objective:
+    """Makes the objective that fits ∇F_t to the score of x_{t+1}: the mean of (σ̄ ∂F_t(x_{t+1}) + ε)².
+
+    Here x_{t+1} = ā x_0 + σ̄ ε with σ̄ = σ_cum[t+1]. The minimum is ∇F_t(x) = −E[ε | x_{t+1} = x] / σ̄, the
+    score of x_{t+1}. Where σ_{t+1} is small this is nearly the gradient of the log-density of y_t, so the
+    model can be sampled by `normal_transition`. Nothing is drawn from the model.
+
+    Args:
+      levels: the noise levels.
+      energy_penalty: c of c · mean(f²), added to the loss; 0 in the paper.
+
+    Returns:
+      The objective. Its loss is a mean over the numbers of an example.
+
+    Source: paper, ablation "T1k, DSM"; Vincent (2011). Levels have equal weights, as in Ho et al. (2020).
+    """
+
+    def objective(keys: Keys, x: Batch, f: Network, f_fixed: Network) -> tuple[jax.Array, Terms]:
+        t = draw_levels(fold_in(keys, 0), levels.num_levels)
+        noise = standard_normal(fold_in(keys, 1), x)
+        sigma_cum = extract(levels.sigma_cum, t + 1, x)
+        x_next = extract(levels.a_cum, t + 1, x) * x + sigma_cum * noise
+        log_density, score = value_and_gradient(energy.marginal(f, levels, t), x_next)
+        loss = jnp.mean((sigma_cum * score + noise) ** 2, axis=range(1, x.ndim))
+        positive = log_density * extract(levels.temperature, t, log_density)
+        # What a draw would do, for the log.
+        move = jax.lax.stop_gradient(extract(levels.sigma, t + 1, x) ** 2 * score)
+        mean = (x_next + move) / extract(levels.scale, t, x)
+        return jnp.mean(loss) + energy_penalty * jnp.mean(positive**2), Terms(
+            t=t,
+            loss=loss,
+            positive=positive,
+            negative=f_fixed(x_next + move, t),
+            displacement=norm(mean - x_next / extract(levels.scale, t, x)),
+            gradient_norm=norm(score),
+            max_abs=jnp.max(jnp.abs(mean), axis=range(1, x.ndim)),
         )
 
     return objective

@@ -1,9 +1,10 @@
 """Progressive synthesis: from white noise to data, level by level (paper, algorithm 2)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from drl_jax.core.levels import Levels
@@ -21,6 +22,7 @@ def synthesize(
     shape: tuple[int, ...],
     *,
     record: Callable[[Batch], Batch] = lambda x: x,
+    record_at: Sequence[int] | None = None,
 ) -> tuple[Batch, Float[Array, "states rows *shape"], Info]:
     """Draws x_T ~ N(0, I), then x_{T−1} … x_0, each by a transition from the one before.
 
@@ -30,11 +32,13 @@ def synthesize(
       levels: the noise levels.
       transition: how x_t is drawn from x_{t+1}.
       shape: of one example.
-      record: which rows of each x_t are kept in the second result. Default: all.
+      record: which rows of a recorded x_i are kept. Default: all.
+      record_at: the numbers i of the x_i that are recorded. Default: all, T … 0.
 
     Returns:
-      x_0 [batch, *shape]; the recorded rows of x_T … x_0 [T + 1, rows, *shape]; the info of every step,
-      each leaf [T, K, batch]. Under `jax.jit`, results that are not used are not computed.
+      x_0 [batch, *shape]; the recorded rows of the recorded states, the noisiest first
+      [states, rows, *shape]; the info of every step, each leaf [T, K, batch]. Under `jax.jit`, results that
+      are not used are not computed.
 
     Source: paper, algorithm 2.
 
@@ -58,10 +62,16 @@ def synthesize(
     """
     like = jax.ShapeDtypeStruct((len(keys), *shape), jnp.float32)
     x = standard_normal(fold_in(keys, levels.num_levels), like)
+    recorded = sorted(range(levels.num_levels + 1) if record_at is None else set(record_at), reverse=True)
+    # The place of each x_i among the recorded ones. The others share one more place, which is cut off.
+    place = np.full(levels.num_levels + 1, len(recorded))
+    place[recorded] = np.arange(len(recorded))
+    process = jnp.repeat(record(x)[None], len(recorded) + 1, axis=0)
 
-    def level(x, t):
+    def level(state, t):
+        x, process = state
         x, info = transition(fold_in(keys, t), f, levels, jnp.full(keys.shape, t), x)
-        return x, (record(x), info)
+        return (x, process.at[jnp.asarray(place)[t]].set(record(x))), info
 
-    x_0, (process, info) = jax.lax.scan(level, x, jnp.arange(levels.num_levels)[::-1])
-    return x_0, jnp.concatenate([record(x)[None], process]), info
+    (x_0, process), info = jax.lax.scan(level, (x, process), jnp.arange(levels.num_levels)[::-1])
+    return x_0, process[:-1], info

@@ -21,8 +21,8 @@ class Kind:
       max_shown: how many samples a preview shows, at most.
       to_examples: samples -> examples in the type that a data set has.
       save_samples: (examples, path) -> writes a PNG file.
-      save_process: (states x_T … x_0 of some samples [T + 1, n, *shape], path) -> writes a PNG file; None if
-        the kind has no such preview.
+      save_process: (states from x_T to x_0 of some samples [states, n, *shape], path) -> writes a PNG file;
+        None if the kind has no such preview.
       density: of the data, if it is known.
     """
 
@@ -78,7 +78,7 @@ class Preview:
 
         Args:
           examples: what `kind.to_examples` made of the samples.
-          process: the states x_T … x_0 of the stream's first samples, if these are among them.
+          process: states from x_T to x_0 of the stream's first samples, if these are among them.
         """
         if self._process is None:
             self._process = process

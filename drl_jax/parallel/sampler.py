@@ -14,6 +14,7 @@ from drl_jax.parallel.mesh import AXIS, Placement, local
 from drl_jax.parallel.preemption import Stop, stop_together
 
 NUM_RECORDED = 8  # samples whose way from noise to data is kept
+_MAX_STATES = 9  # states of this way, so that memory does not grow with the number of levels
 
 
 class ShardedSampler:
@@ -56,6 +57,7 @@ class ShardedSampler:
                 shape,
                 # Chosen inside the scan: its memory does not grow with the number of samples.
                 record=lambda x: x[:NUM_RECORDED],
+                record_at=recorded_states(model.levels.num_levels),
             )
             return x_0, process
 
@@ -94,8 +96,8 @@ class ShardedSampler:
           start: the first sample to draw.
 
         Yields:
-          Samples [n, *shape] in order and, with samples that begin at 0, the states x_T … x_0
-          [T + 1, at most NUM_RECORDED, *shape] of the first ones; None later.
+          Samples [n, *shape] in order and, with samples that begin at 0, states from x_T to x_0
+          [states, at most NUM_RECORDED, *shape] of the first ones; None later.
 
         Raises:
           Stopped: one of several processes was asked to stop.
@@ -112,6 +114,11 @@ class ShardedSampler:
                 wanted = x[max(start - first, 0) : count - first]
                 yield wanted, np.asarray(process)[:, :count] if first == start == 0 else None
             check()
+
+
+def recorded_states(num_levels: int) -> list[int]:
+    """Returns the numbers i of the x_i that are kept: all, or some at equal distances, with 0 and T."""
+    return np.linspace(0, num_levels, min(num_levels + 1, _MAX_STATES)).round().astype(int).tolist()
 
 
 def count_not_finite(samples: np.ndarray) -> int:

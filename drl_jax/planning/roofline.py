@@ -46,7 +46,7 @@ def step_times(
     chip = topology.chip
     assert chip is not None
     per_chip = topology.devices_per_chip
-    passes = 2 * config.sampler.steps + 4  # forward and backward: K of a chain, then data with samples, twice
+    passes = passes_of_step(config)
     item = 2 if getattr(config.network, "dtype", "float32") == "bfloat16" or topology.kind == "tpu" else 4
     # Parameters, their average and two moments: read and written; the gradient: written and read.
     traffic = parameters * (passes * config.training.microbatches * item + 10 * 4)
@@ -55,6 +55,14 @@ def step_times(
         memory=traffic * per_chip / chip.memory_speed,
         messages=all_reduce_seconds(4 * parameters, topology),
     )
+
+
+def passes_of_step(config: Config) -> int:
+    """Returns how often a training step reads the parameters, forward or backward."""
+    if config.training.objective == "score":
+        return 7  # ∇f takes two, its gradient four; f at the mean of a draw
+    draws = 1 if config.sampler.name == "normal" else config.sampler.steps
+    return 2 * draws + 4  # the gradients of the chain, then data with samples, twice
 
 
 def peak(config: Config, topology: Topology) -> float:

@@ -444,7 +444,7 @@ def test_a_number_that_is_none_in_a_file(own):
         ("nope", "no config has that name, and a file ends in .py; there are celeba64, cifar10, digits, "),
         ("digit", "did you mean --config=digits?"),
         (str(ROOT / "configs"), "is a folder"),
-        ("digits:8", "digits.py takes no argument '8'"),
+        ("celeba64:8", "celeba64.py takes no argument '8'"),
         ("cifar10:t7", "setting 't7' is unknown; settings are t6, small"),
         ("points:square", "square"),
         (str(ROOT / "tests/config/saved/digits_format_1.json"), "a config file ends in .py"),
@@ -537,9 +537,7 @@ def test_a_workdir_with_a_colon_is_a_folder(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("argv", [["tarin"], ["train", "--config=digits", "--wrkdir=x"], ["train", "--help"]])
 def test_jax_is_imported_only_after_the_command_line_is_right(argv):
-    program = (
-        "import sys, drl_jax.main as m\ntry: m.main(sys.argv[1:])\nfinally: assert 'jax' not in sys.modules"
-    )
+    program = "import sys, drl_jax.main as m\ntry: m.program()\nfinally: assert 'jax' not in sys.modules"
     done = subprocess.run(
         [sys.executable, "-c", program, *argv], capture_output=True, text=True, cwd=ROOT, timeout=60
     )

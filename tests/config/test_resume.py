@@ -49,6 +49,7 @@ OTHER = {  # another value for keys whose default is None, or text
     "network.dtype": "bfloat16",
     "network.precision": "highest",
     "levels.temperature": "one",
+    "training.objective": "score",
     "evaluation.inception_sha256": "0123456789",
 }
 

@@ -38,11 +38,11 @@ MISTAKES = {
     # Of the config.
     "impossible value": (
         ["train", DIGITS, RUN, "--config.sampler.steps=0"],
-        ["config.sampler.steps=0", "at least 1"],
+        ["config.sampler.steps=0", "config.sampler.name=langevin", "at least 1"],
     ),
     "no value where one belongs": (
         ["train", DIGITS, RUN, "--config.sampler.steps=None"],
-        ["config.sampler.steps=None", "a whole number of at least 1"],
+        ["config.sampler.steps=None", "a whole number of at least 0"],
     ),
     "one of several names": (
         ["train", DIGITS, RUN, "--config.levels.temperature=hot"],
@@ -71,7 +71,15 @@ MISTAKES = {
     ),
     "unknown sampler": (
         ["train", DIGITS, RUN, "--config.sampler.name=hmc"],
-        ["config.sampler.name='hmc'", "langevin, mala"],
+        ["config.sampler.name='hmc'", "langevin, mala, normal"],
+    ),
+    "a normal approximation for large noise": (
+        ["train", DIGITS, RUN, "--config.sampler.name=normal"],
+        ["config.sampler.name=normal", "config.levels.count=6", "config.levels.count=1000"],
+    ),
+    "score matching for large noise": (
+        ["train", DIGITS, RUN, "--config.training.objective=score"],
+        ["config.training.objective=score", "config.levels.count=6", "it needs 1000"],
     ),
     "a noise scale for mala": (
         ["train", DIGITS, RUN, "--config.sampler.name=mala"],

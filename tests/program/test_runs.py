@@ -135,11 +135,12 @@ def test_a_run_whose_checkpoints_are_gone(program, tmp_path, data_dir):
         # The published network sizes; points and digits are ours.
         ("cifar10.py", 34_833_408),
         ("cifar10.py:small", 9_056_256),
+        *((f"cifar10.py:{setting}", 34_833_408) for setting in ("k10", "k50", "t1", "t1k", "t1k_dsm")),
         ("celeba64.py", 56_269_568),
         ("lsun64.py:bedroom", 19_153_664),
         ("lsun128.py:church", 29_119_232),
         ("lsun128.py:bedroom", 71_904_512),
-        ("digits.py", None),
+        *((f"digits.py{setting}", None) for setting in ("", ":t1k", ":t1k_dsm")),
         ("points.py:spirals", None),
     ],
 )
@@ -202,6 +203,41 @@ def test_a_thousand_levels_need_nothing_but_their_number():
     levels = build(parse([f"--config={CONFIGS}/cifar10.py", "--config.levels.count=1000"]).config).levels
     np.testing.assert_array_equal(levels.temperature, levels.sigma_cum[1:])
     np.testing.assert_allclose(levels.step_squared, 2e-4 * levels.sigma[1:] ** 2)
+
+
+@pytest.mark.parametrize(
+    ("setting", "changed"),
+    [
+        ("k10", {"sampler.steps": 10}),
+        ("k50", {"sampler.steps": 50}),
+        ("t1", {"levels.count": 1, "sampler.steps": 180}),
+    ],
+)
+def test_an_ablation_changes_nothing_else(setting, changed):
+    t6, other = (
+        schema.flatten(schema.to_dict(parse([f"--config={CONFIGS}/cifar10.py:{name}"]).config))
+        for name in ("t6", setting)
+    )
+    assert {key: value for key, value in other.items() if value != t6[key]} == changed
+
+
+@pytest.mark.parametrize("setting", ["t1k", "t1k_dsm"])
+def test_a_thousand_levels_train_and_sample(setting, program, tmp_path):
+    flags = small(sampler__steps=0, evaluation__metrics="frechet_pixels")
+    flags = [flag for flag in flags if not flag.startswith("--config.levels.count")]
+    ended = program("train", f"--config=digits.py:{setting}", *flags, f"--workdir={tmp_path}")
+    assert ended.code == 0, ended.err
+    assert ("normal approximation" if setting == "t1k" else "score matching") in ended.out
+    record = records_of(tmp_path)[-1]
+    assert record["frechet_pixels"] > 0
+    # Two steps of Langevin after each draw make other samples.
+    samples = []
+    for steps in (0, 2):
+        assert program("sample", f"--workdir={tmp_path}", f"--config.sampler.steps={steps}").code == 0
+        with np.load(tmp_path / "samples.npz") as file:
+            samples.append(file["arr_0"])
+    assert samples[0].shape == samples[1].shape == (6, 8, 8, 1)
+    assert (samples[0] != samples[1]).any()
 
 
 @pytest.mark.parametrize(
