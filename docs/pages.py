@@ -87,7 +87,7 @@ PARTS = {
         "algorithm 1": code("core/objective.py", "recovery_likelihood", "objective"),
         "contrast": code("core/objective.py", "contrast"),
         "transition": code("core/transition.py", "mcmc_transition", "transition"),
-        "algorithm 2": code("core/synthesis.py", "synthesize"),
+        "algorithm 2": code("core/synthesis.py", "descend"),
     },
 }
 

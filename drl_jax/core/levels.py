@@ -185,6 +185,55 @@ def extract(values: np.ndarray, t: Level, like: Batch) -> jax.Array:
     return picked.reshape(t.shape + (1,) * (like.ndim - t.ndim))
 
 
+def posterior(keys: Keys, x: Batch, x_next: Batch, t: Level, levels: Levels) -> Batch:
+    """Draws x_t given the data x and x_{t+1}, both of one chain.
+
+    It is normal: with σ̄ = σ_cum, ā = a_cum and the numbers of x_{t+1}, the mean is
+    (a_{t+1} σ̄_t² x_{t+1} + σ²_{t+1} ā_t x) / σ̄²_{t+1}, and the variance σ̄_t² σ²_{t+1} / σ̄²_{t+1}.
+
+    Args:
+      keys: one per example.
+      x: the data [batch, *shape].
+      x_next: x_{t+1} [batch, *shape].
+      t: the level of each example [batch].
+      levels: the noise levels.
+
+    Returns:
+      x_t [batch, *shape].
+
+    Source: Bayes' rule for eq. 10; Ho et al. (2020), eq. 7.
+    """
+    of_next, of_x, deviation = (extract(values, t, x) for values in _posterior(levels))
+    return of_next * x_next + of_x * x + deviation * standard_normal(keys, x)
+
+
+def _posterior(levels: Levels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Per t: the factors of x_{t+1} and of the data in the mean of x_t given both; the standard deviation."""
+    here, after = levels.sigma_cum[:-1], levels.sigma_cum[1:]
+    return (
+        levels.a[1:] * here**2 / after**2,
+        levels.sigma[1:] ** 2 * levels.a_cum[:-1] / after**2,
+        here * levels.sigma[1:] / after,
+    )
+
+
+def diffuse_to(keys: Keys, x: Batch, i: Level, levels: Levels) -> Batch:
+    """Draws x_i given the data, in one jump.
+
+    Args:
+      keys: one per example.
+      x: the data [batch, *shape].
+      i: which x_i, 0 … T, for each example [batch].
+      levels: the noise levels.
+
+    Returns:
+      x_i [batch, *shape].
+
+    Source: paper, eq. 10.
+    """
+    return extract(levels.a_cum, i, x) * x + extract(levels.sigma_cum, i, x) * standard_normal(keys, x)
+
+
 def draw_levels(keys: Keys, num_levels: int) -> Level:
     """Draws a level for each example, uniformly.
 
@@ -214,6 +263,5 @@ def diffuse(keys: Keys, x: Batch, t: Level, levels: Levels) -> tuple[Batch, Batc
 
     Source: paper, eq. 10 and algorithm 1.
     """
-    jump, step = standard_normal(fold_in(keys, 0), x), standard_normal(fold_in(keys, 1), x)
-    x_t = extract(levels.a_cum, t, x) * x + extract(levels.sigma_cum, t, x) * jump
+    x_t, step = diffuse_to(fold_in(keys, 0), x, t, levels), standard_normal(fold_in(keys, 1), x)
     return x_t, extract(levels.a, t + 1, x) * x_t + extract(levels.sigma, t + 1, x) * step

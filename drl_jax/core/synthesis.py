@@ -62,9 +62,36 @@ def synthesize(
     """
     like = jax.ShapeDtypeStruct((len(keys), *shape), jnp.float32)
     x = standard_normal(fold_in(keys, levels.num_levels), like)
-    recorded = sorted(range(levels.num_levels + 1) if record_at is None else set(record_at), reverse=True)
+    return descend(keys, f, levels, transition, x, levels.num_levels, record=record, record_at=record_at)
+
+
+def descend(
+    keys: Keys,
+    f: Network,
+    levels: Levels,
+    transition: Transition,
+    x: Batch,
+    first: int,
+    *,
+    record: Callable[[Batch], Batch] = lambda x: x,
+    record_at: Sequence[int] | None = None,
+) -> tuple[Batch, Float[Array, "states rows *shape"], Info]:
+    """Draws x_{n−1} … x_0 from a given x_n, each by a transition from the one before.
+
+    Args:
+      keys, f, levels, transition, record: as for `synthesize`.
+      x: x_n [batch, *shape].
+      first: n, 1 … T.
+      record_at: the numbers i of the x_i that are recorded. Default: all, n … 0.
+
+    Returns:
+      As `synthesize`; of the info each leaf is [n, K, batch].
+
+    Source: paper, algorithm 2.
+    """
+    recorded = sorted(range(first + 1) if record_at is None else set(record_at), reverse=True)
     # The place of each x_i among the recorded ones. The others share one more place, which is cut off.
-    place = np.full(levels.num_levels + 1, len(recorded))
+    place = np.full(first + 1, len(recorded))
     place[recorded] = np.arange(len(recorded))
     process = jnp.repeat(record(x)[None], len(recorded) + 1, axis=0)
 
@@ -73,5 +100,5 @@ def synthesize(
         x, info = transition(fold_in(keys, t), f, levels, jnp.full(keys.shape, t), x)
         return (x, process.at[jnp.asarray(place)[t]].set(record(x))), info
 
-    (x_0, process), info = jax.lax.scan(level, (x, process), jnp.arange(levels.num_levels)[::-1])
+    (x_0, process), info = jax.lax.scan(level, (x, process), jnp.arange(first)[::-1])
     return x_0, process[:-1], info

@@ -1,0 +1,1 @@
+"""What a trained model is for. Pure functions: they know no images and no files."""
