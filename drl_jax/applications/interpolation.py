@@ -30,8 +30,8 @@ def slerp(x: One, y: One, weights: Weights) -> Rows:
 
     Source: Shoemake (1985).
     """
-    cosine = jnp.sum(x * y) / (norm(x) * norm(y))[0]
-    angle = jnp.arccos(jnp.clip(cosine, -1.0, 1.0))
+    x_unit, y_unit = (each / norm(each).reshape(-1, *[1] * (x.ndim - 1)) for each in (x, y))
+    angle = 2 * jnp.arctan2(norm(x_unit - y_unit), norm(x_unit + y_unit))[0]  # accurate for all angles
     is_line = jnp.abs(jnp.sin(angle)) < 1e-4
     safe = jnp.where(is_line, 1.0, jnp.sin(angle))
     w = weights.reshape(-1, *[1] * (x.ndim - 1))
