@@ -32,8 +32,8 @@ flags:
   --config=NAME[:ARGUMENT]     one of {names}
   --config=FILE.py[:ARGUMENT]  a config file; without --config, the config of the run in --workdir
   --config.KEY=VALUE           override a value, as in --config.data.batch_size=64; None for no value
-  --workdir=DIR                the folder of the run (train, sample, evaluate)
-  --output=DIR                 sample, evaluate: the folder that they write to; the workdir without it
+  --workdir=DIR                the folder of the run (train, sample, evaluate, export)
+  --output=DIR                 sample, evaluate, export: the folder that they write to; the workdir without it
   --show                       print the config and stop
   --topology=NAME              plan: the hardware, as in v5e:4x4, tpu7x:2x2x2, gpu:h100:8 or cpu:8
   --slices=N                   plan: how many slices of that topology; 1 without it

@@ -1,4 +1,4 @@
-"""Every public function of the core says what it takes and what it returns."""
+"""Every public function of the core and of the applications says what it takes and what it returns."""
 
 import ast
 from pathlib import Path
@@ -7,10 +7,10 @@ import pytest
 
 import drl_jax
 
-CORE = Path(drl_jax.__file__).parent / "core"
+PACKAGE = Path(drl_jax.__file__).parent
 FUNCTIONS = [
     (file, node)
-    for file in sorted(CORE.rglob("*.py"))
+    for file in sorted([*(PACKAGE / "core").rglob("*.py"), *(PACKAGE / "applications").rglob("*.py")])
     for node in ast.parse(file.read_text()).body
     if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
 ]

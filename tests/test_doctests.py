@@ -1,4 +1,4 @@
-"""The examples in the docstrings of the core run, and give what they say."""
+"""The examples in the docstrings of the core and of the API run, and give what they say."""
 
 import doctest
 import importlib
@@ -11,7 +11,7 @@ import drl_jax
 PACKAGE = Path(drl_jax.__file__).parent
 MODULES = sorted(
     ".".join(("drl_jax", *file.relative_to(PACKAGE).with_suffix("").parts))
-    for file in (PACKAGE / "core").rglob("*.py")
+    for file in [*(PACKAGE / "core").rglob("*.py"), PACKAGE / "api.py"]
     if ">>> " in file.read_text()
 )
 

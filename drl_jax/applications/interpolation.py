@@ -99,8 +99,8 @@ def between_examples(
     """
     keys = jax.random.fold_in(key, 0)[None]
     number = jnp.full(1, first)
-    ends = [diffuse_to(keys, each, number, levels) for each in (x, y)]
-    return _from(key, f, levels, transition, slerp(*ends, weights), first)
+    x_n, y_n = (diffuse_to(keys, each, number, levels) for each in (x, y))
+    return _from(key, f, levels, transition, slerp(x_n, y_n, weights), first)
 
 
 def _like(shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:

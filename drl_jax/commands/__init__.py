@@ -9,12 +9,13 @@ COMMANDS = {
     "train": "train a model, or continue the run in --workdir",
     "sample": "draw samples from the model in --workdir: samples.npz and images",
     "evaluate": "score the model in --workdir by config.evaluation.metrics, and print the protocol",
+    "export": "write the averaged weights of the model in --workdir to model.safetensors",
     "baseline": "score the data of --config against themselves: what a perfect model would score",
     "prepare": "download and prepare the data set of --config",
     "check": "read every example of the data set of --config once, and list those that cannot be used",
     "plan": "estimate memory, messages and hours on hardware that is not here; it needs none of it",
 }
-NEED_WORKDIR = ("train", "sample", "evaluate")
+NEED_WORKDIR = ("train", "sample", "evaluate", "export")
 
 
 def call(command: str, arguments: Arguments, stop: Stop) -> None:
@@ -66,6 +67,10 @@ def call(command: str, arguments: Arguments, stop: Stop) -> None:
                 from drl_jax.commands.evaluate import evaluate
 
                 evaluate(config, workdir, output, prepare_command, stop)
+            case "export":
+                from drl_jax.commands.export import export
+
+                export(config, workdir, output, stop)
             case _:
                 from drl_jax.commands.baseline import baseline
 

@@ -13,7 +13,7 @@ from drl_jax.errors import UserError
 
 COMMON = ("--config", "--workdir", "--show")
 OF_COMMANDS: Mapping[str, tuple[str, ...]] = {
-    "--output": ("sample", "evaluate"),
+    "--output": ("sample", "evaluate", "export"),
     "--topology": ("plan",),
     "--slices": ("plan",),
     "--full": ("plan",),

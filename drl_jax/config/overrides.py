@@ -58,9 +58,8 @@ def parse(argv: Sequence[str], command: str = "plan") -> Arguments:
     flags = command_line.read(argv)
     for flag, commands in command_line.OF_COMMANDS.items():
         if flag in flags and command not in commands:
-            raise UserError(
-                f"{flag} is a flag of {' and '.join(f'`{each}`' for each in commands)}, not of `{command}`"
-            )
+            owners = ", ".join(f"`{each}`" for each in commands)
+            raise UserError(f"{flag} is a flag of {owners}, not of `{command}`")
     given, workdir = flags.get("--config"), flags.get("--workdir")
     if flags.get("--output") == "":
         raise UserError("--output has no folder; name one, as in --output=DIR, or leave the flag out")

@@ -86,7 +86,7 @@ class ShardedSampler:
         return self._draw.trace(key, model, np.int32(0))
 
     def sample(
-        self, model: Model, count: int, *, start: int = 0
+        self, model: Model, count: int, *, start: int = 0, key: jax.Array | None = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
         """Draws samples `start` … `count` − 1. All processes must take all of them.
 
@@ -94,6 +94,7 @@ class ShardedSampler:
           model: the trained model.
           count: the number of samples, counted from sample 0.
           start: the first sample to draw.
+          key: of all samples. Default: that of the seed.
 
         Yields:
           Samples [n, *shape] in order and, with samples that begin at 0, states from x_T to x_0
@@ -104,7 +105,7 @@ class ShardedSampler:
         """
         if start >= count:
             return
-        key = self._placement.replicate(jax.random.key(self._seed))
+        key = self._placement.replicate(jax.random.key(self._seed) if key is None else key)
         at_once = self._rows * self._placement.num_devices
         with stop_together(self._stop) as check:
             for first in range(start - start % self._rows, count, at_once):

@@ -1,0 +1,403 @@
+"""A trained model in Python: `drl_jax.load` gives it, its methods take and give arrays of the data's kind.
+
+Images are uint8 arrays [n, height, width, channels], 0 to 255. Floats are taken in the units of the model:
+data are in [-1, 1], and noisy examples go beyond. Points are floats [n, 2].
+"""
+
+import importlib.resources
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from drl_jax.applications import inpainting, interpolation
+from drl_jax.checkpoints import weights
+from drl_jax.checkpoints.quiet import silence_orbax
+from drl_jax.commands.job import load_model
+from drl_jax.commands.scoring import data_kind
+from drl_jax.config import schema
+from drl_jax.config.build import Components, build, make_sampler
+from drl_jax.config.schema import Config
+from drl_jax.core import energy
+from drl_jax.core.levels import extract
+from drl_jax.core.mcmc.base import value_and_gradient
+from drl_jax.core.model import Model
+from drl_jax.core.randomness import example_keys
+from drl_jax.core.synthesis import descend, synthesize
+from drl_jax.core.transition import Transition
+from drl_jax.errors import UserError
+from drl_jax.parallel.mesh import place
+from drl_jax.parallel.preemption import Stop
+from drl_jax.parallel.sampler import ShardedSampler, count_not_finite
+from drl_jax.pixels import to_unit
+
+_MAX_ABS = 20.0  # of floats: noise stays far below, images of 0 to 255 do not
+
+Key = int | jax.Array
+"""A seed, or a key of `jax.random.key`."""
+
+
+def load(source: str | epath.PathLike, *, step: int | None = None) -> "TrainedModel":
+    """Loads a trained model.
+
+    Args:
+      source: the name of a model that ships ("digits"), the workdir of a run, or a file that `export` wrote.
+      step: the step of the checkpoint in a workdir. Default: the newest.
+
+    Returns:
+      The model.
+
+    Raises:
+      UserError: there is no such model.
+
+    Example:
+      >>> import drl_jax
+      >>> model = drl_jax.load("digits")
+      >>> images = model.sample(0, 4)
+      >>> images.shape, images.dtype.name
+      ((4, 8, 8, 1), 'uint8')
+    """
+    path = epath.Path(source).expanduser()
+    if (path / schema.FILE).exists():
+        return _load_workdir(path.absolute(), step)
+    if step is not None:
+        raise UserError(f"step={step} is of a workdir, and {source} is none; leave it out")
+    if path.is_file():
+        return _load_file(path, str(source))
+    if str(source) in pretrained():
+        file = epath.Path(str(_PRETRAINED.joinpath(str(source), weights.FILE)))
+        return _load_file(file, f"the model {source}")
+    raise UserError(
+        f"load({str(source)!r}): there is no such model; give one of {', '.join(pretrained())}, the workdir "
+        "of a run, or a file that `export` wrote"
+    )
+
+
+_PRETRAINED = importlib.resources.files("drl_jax").joinpath("pretrained")
+
+
+def pretrained() -> list[str]:
+    """Returns the names of the models that ship with the program."""
+    return sorted(each.name for each in _PRETRAINED.iterdir() if each.joinpath(weights.FILE).is_file())
+
+
+def _load_file(path: epath.Path, name: str) -> "TrainedModel":
+    tree, about = weights.read(path, name)
+    values = schema.complete(about["config"], name)
+    config = schema.from_values(values, name)
+    parts = build(config)
+    model = Model(parts.network, parts.levels, tree["params"], tree["spectral"])
+    return TrainedModel(config, parts, model, about)
+
+
+def _load_workdir(workdir: epath.Path, step: int | None) -> "TrainedModel":
+    silence_orbax()
+    config = schema.load(workdir / schema.FILE)
+    if step is not None:
+        config = replace(config, evaluation=replace(config.evaluation, step=step))
+    parts = build(config)
+    checkpoint, model = load_model(workdir, config, parts, place())
+    return TrainedModel(config, parts, model, {"step": checkpoint.step, **checkpoint.record})
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedModel:
+    """A trained model.
+
+    Level t, 0 … T − 1, is the energy of x_t; x_T is white noise.
+
+    Attributes:
+      config: how it was trained.
+      parts: what the config describes: the network, the levels and how samples are drawn.
+      model: its arrays, for the functions of `drl_jax.core`.
+      about: where it is from: the step, the data, the commit and so on.
+    """
+
+    config: Config
+    parts: Components
+    model: Model
+    about: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        shape, step = list(self.parts.shape), self.about["step"]
+        return f"TrainedModel({self.config.data.name} {shape}, {self.num_levels} levels, step {step})"
+
+    @property
+    def num_levels(self) -> int:
+        """T."""
+        return self.parts.levels.num_levels
+
+    def sample(self, key: Key, n: int = 16) -> np.ndarray:
+        """Draws samples on all devices. Sample i depends on (key, i) and not on n.
+
+        Args:
+          key: a seed, or a key.
+          n: how many.
+
+        Returns:
+          Samples [n, *shape], of the data's type.
+
+        Raises:
+          UserError: n is not possible, or chains left the finite numbers.
+        """
+        _check_count(n, 1)
+        root = _key(key)
+        x = np.concatenate([x for x, _ in self._sampler.sample(self.model, n, key=root)])
+
+        def again(transition: Transition) -> jax.Array:
+            keys = example_keys(root, 1, int(np.argmin(_is_finite(x))))
+            return _synthesize(keys, self.model, transition, self.parts.shape)
+
+        return self._output(x, again)
+
+    def energy(self, x: np.ndarray, level: int) -> np.ndarray:
+        """Computes −log p_t(x) of examples at a level, in nats, up to a constant of the level.
+
+        Args:
+          x: examples [n, *shape].
+          level: t, 0 … T − 1.
+
+        Returns:
+          Energies [n].
+
+        Raises:
+          UserError: the input is not right.
+
+        Example:
+          >>> import drl_jax, numpy as np
+          >>> model = drl_jax.load("digits")
+          >>> blank = np.zeros((1, 8, 8, 1), np.uint8)
+          >>> bool(model.energy(blank, 0)[0] > model.energy(model.sample(0, 4), 0).mean())
+          True
+        """
+        t = self._level(level, 0, self.num_levels - 1)
+        return -np.asarray(_log_density_and_score(self.model, self._input(x), t)[0])
+
+    def score(self, x: np.ndarray, level: int) -> np.ndarray:
+        """Computes the gradient of log p_t(x) in x, in units of the model.
+
+        Args:
+          x: examples [n, *shape].
+          level: t, 0 … T − 1.
+
+        Returns:
+          Gradients [n, *shape], float32.
+
+        Raises:
+          UserError: the input is not right.
+        """
+        t = self._level(level, 0, self.num_levels - 1)
+        return np.asarray(_log_density_and_score(self.model, self._input(x), t)[1])
+
+    def denoise(self, key: Key, x: np.ndarray, level: int) -> np.ndarray:
+        """Draws x_0 given noisy examples x_n, by the model's levels n − 1 … 0.
+
+        Args:
+          key: a seed, or a key.
+          x: x_n = ā_n x + σ̄_n ε [rows, *shape]; floats.
+          level: n, 1 … T.
+
+        Returns:
+          Examples [rows, *shape], of the data's type.
+
+        Raises:
+          UserError: the input is not right, or chains left the finite numbers.
+        """
+        given, first = self._input(x), self._level(level, 1, self.num_levels)
+        keys = example_keys(_key(key), len(given))
+        run = lambda transition: _descend(keys, self.model, transition, given, first)
+        return self._output(np.asarray(run(self.parts.transition)), run)
+
+    def interpolate(
+        self,
+        key: Key,
+        n: int = 8,
+        *,
+        between: tuple[np.ndarray, np.ndarray] | None = None,
+        level: int | None = None,
+    ) -> np.ndarray:
+        """Draws examples on the way between two draws, or between two given examples.
+
+        Args:
+          key: a seed, or a key: of the ends, if they are drawn, and of all other noise, which is shared.
+          n: how many, with both ends.
+          between: two examples [*shape]. Default: two draws.
+          level: given examples are diffused to x_level and mixed there, 1 … T. The higher, the freer are the
+            results. Default: T / 2.
+
+        Returns:
+          Examples [n, *shape], of the data's type.
+
+        Raises:
+          UserError: the input is not right, or chains left the finite numbers.
+        """
+        _check_count(n, 2)
+        root, weights_of_y = _key(key), jnp.linspace(0.0, 1.0, n)
+        if between is None:
+            if level is not None:
+                raise UserError(f"level={level} is for given examples; give between=(x, y) too")
+            run = lambda transition: _between_samples(
+                root, self.model, transition, self.parts.shape, weights_of_y
+            )
+        else:
+            x, y = (self._input(np.asarray(each)[None]) for each in between)
+            default = max(1, self.num_levels // 2)
+            first = self._level(default if level is None else level, 1, self.num_levels)
+            run = lambda transition: _between_examples(
+                root, self.model, transition, x, y, weights_of_y, first
+            )
+        return self._output(np.asarray(run(self.parts.transition)), run)
+
+    def inpaint(self, key: Key, x: np.ndarray, known: np.ndarray, n: int = 4) -> np.ndarray:
+        """Draws completions of an example of which a part is known.
+
+        Args:
+          key: a seed, or a key.
+          x: the example [*shape].
+          known: true where it is known: [*shape], or [height, width] of an image.
+          n: how many completions.
+
+        Returns:
+          Completions [n, *shape], of the data's type. They are x where it is known.
+
+        Raises:
+          UserError: the input is not right, or chains left the finite numbers.
+        """
+        _check_count(n, 1)
+        x = np.asarray(x)
+        given, mask = self._input(x[None]), self._known(known)
+        keys = example_keys(_key(key), n)
+        rows, masks = jnp.repeat(given, n, axis=0), jnp.repeat(jnp.asarray(mask)[None], n, axis=0)
+        run = lambda transition: _inpaint(keys, self.model, transition, rows, masks)
+        completed = self._output(np.asarray(run(self.parts.transition)), run)
+        if x.dtype != completed.dtype:
+            return completed
+        return np.where(mask[None], x[None], completed)  # bytes to floats and back may lose one
+
+    @cached_property
+    def _sampler(self) -> ShardedSampler:
+        return make_sampler(self.config, self.parts, place(), Stop())
+
+    def _input(self, x: np.ndarray) -> jax.Array:
+        """Examples in units of the model."""
+        x, shape = np.asarray(x), self.parts.shape
+        if x.shape[1:] != shape or not len(x):
+            rows = ", ".join(map(str, shape))
+            raise UserError(f"an array of shape {list(x.shape)} is not possible; right is [n, {rows}], n ≥ 1")
+        is_image = len(shape) > 1
+        if not np.issubdtype(x.dtype, np.floating) and not (is_image and x.dtype == np.uint8):
+            right = "uint8, 0 to 255, or floats, where data are in [-1, 1]" if is_image else "floats"
+            raise UserError(f"an array of {x.dtype} is not possible; right is {right}")
+        x = to_unit(x)
+        if not np.isfinite(x).all():
+            raise UserError("the array has numbers that are not finite")
+        if np.abs(x).max() > _MAX_ABS:
+            raise UserError(
+                f"floats up to {np.abs(x).max():g} are not possible: data are in [-1, 1]; bytes are uint8"
+            )
+        return jnp.asarray(x)
+
+    def _known(self, known: np.ndarray) -> np.ndarray:
+        known, shape = np.asarray(known), self.parts.shape
+        if known.dtype != bool:
+            raise UserError(f"known is of {known.dtype}; right is bool, true where the example is known")
+        if known.shape == shape[:-1] and len(shape) > 1:
+            known = known[..., None]
+        if known.shape not in (shape, (*shape[:-1], 1)):
+            raise UserError(f"known has the shape {list(known.shape)}; right is {list(shape)}")
+        known = np.broadcast_to(known, shape)
+        if known.all():
+            raise UserError("known is true everywhere: there is nothing to complete")
+        return known
+
+    def _level(self, level: int, low: int, high: int) -> int:
+        if isinstance(level, bool) or not isinstance(level, int | np.integer) or not low <= level <= high:
+            raise UserError(f"level={level} is not possible: it must be a whole number from {low} to {high}")
+        return int(level)
+
+    def _output(self, x: np.ndarray, again: Callable[[Transition], jax.Array]) -> np.ndarray:
+        """Examples of the data's type. Raises UserError if chains left the finite numbers, and says where."""
+        if broken := count_not_finite(x):
+            level, step = _first_not_finite(self.parts.transition, again)
+            raise UserError(
+                f"{broken} of {len(x)} chains left the finite numbers, at level {level}, step {step}: the "
+                "model has diverged, or its step size is too large"
+            )
+        return data_kind(self.config).to_examples(x)
+
+
+def _key(key: Key) -> jax.Array:
+    if isinstance(key, jax.Array):
+        if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.shape:
+            raise UserError("key is an array; right is a seed, or one key of jax.random.key")
+        return key
+    if isinstance(key, bool) or not isinstance(key, int | np.integer) or not 0 <= key < 2**31:
+        raise UserError(
+            f"key={key} is not possible: it must be a seed from 0 to {2**31 - 1}, or a key of JAX"
+        )
+    return jax.random.key(int(key))
+
+
+def _check_count(n: int, low: int) -> None:
+    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < low:
+        raise UserError(f"n={n} is not possible: it must be a whole number of at least {low}")
+
+
+def _is_finite(x: np.ndarray) -> np.ndarray:
+    return np.asarray(np.isfinite(x).all(axis=tuple(range(1, x.ndim))))
+
+
+def _first_not_finite(transition: Transition, again: Callable[[Transition], jax.Array]) -> tuple[int, int]:
+    """(level, step) at which chains first leave the finite numbers, found by running them again."""
+    found: list[tuple[int, int]] = []
+
+    def note(t, is_finite) -> None:
+        if not is_finite.all():
+            found.append((int(t), int(np.argmin(is_finite.all(axis=1)))))
+
+    def watched(keys, f, levels, t, x_next):
+        x, info = transition(keys, f, levels, t, x_next)
+        is_finite = jnp.isfinite(info.log_density) & jnp.isfinite(info.displacement)
+        jax.debug.callback(note, t[0], is_finite)
+        return x, info
+
+    again(watched).block_until_ready()
+    jax.effects_barrier()
+    return max(found, key=lambda each: (each[0], -each[1]), default=(-1, -1))
+
+
+@jax.jit
+def _log_density_and_score(model: Model, x: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+    every = jnp.full(len(x), t)
+    log_density = energy.marginal(model.bind(), model.levels, every)
+    return value_and_gradient(lambda x: log_density(extract(model.levels.scale, every, x) * x), x)
+
+
+@partial(jax.jit, static_argnames=("transition", "shape"))
+def _synthesize(keys, model: Model, transition: Transition, shape: tuple[int, ...]) -> jax.Array:
+    return synthesize(keys, model.bind(), model.levels, transition, shape)[0]
+
+
+@partial(jax.jit, static_argnames=("transition", "first"))
+def _descend(keys, model: Model, transition: Transition, x: jax.Array, first: int) -> jax.Array:
+    return descend(keys, model.bind(), model.levels, transition, x, first)[0]
+
+
+@partial(jax.jit, static_argnames=("transition", "shape"))
+def _between_samples(key, model: Model, transition: Transition, shape: tuple[int, ...], w) -> jax.Array:
+    return interpolation.between_samples(key, model.bind(), model.levels, transition, shape, w)
+
+
+@partial(jax.jit, static_argnames=("transition", "first"))
+def _between_examples(key, model: Model, transition: Transition, x, y, w, first: int) -> jax.Array:
+    return interpolation.between_examples(key, model.bind(), model.levels, transition, x, y, w, first)
+
+
+@partial(jax.jit, static_argnames=("transition",))
+def _inpaint(keys, model: Model, transition: Transition, x, known) -> jax.Array:
+    return inpainting.inpaint(keys, model.bind(), model.levels, transition, x, known)

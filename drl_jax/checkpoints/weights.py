@@ -1,0 +1,73 @@
+"""The averaged weights of a run in one safetensors file, with the config and the record of their origin."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from drl_jax import files
+from drl_jax.checkpoints.digests import named_leaves, sha256
+from drl_jax.core.types import Tree
+from drl_jax.errors import UserError
+
+FILE = "model.safetensors"
+_FORMAT = "drl_jax 1"
+
+
+def write(path: epath.Path, tree: Tree, about: Mapping[str, Any]) -> None:
+    """Writes weights.
+
+    Args:
+      path: of the file.
+      tree: {"params": …, "spectral": …}, nested dicts of arrays.
+      about: JSON: the config, the step and whatever tells where the weights are from.
+    """
+    named = {name: np.ascontiguousarray(leaf) for name, leaf in named_leaves(tree).items()}
+    metadata = {"format": _FORMAT, "sha256": sha256(tree), "about": json.dumps(about)}
+    files.write(path, save(named, metadata))
+
+
+def read(path: epath.Path, name: str) -> tuple[Tree, dict[str, Any]]:
+    """Reads what `write` wrote.
+
+    Args:
+      path: of the file.
+      name: what a message calls it.
+
+    Returns:
+      (the tree, about).
+
+    Raises:
+      UserError: it is no such file, or damaged.
+    """
+    content = path.read_bytes()
+    try:
+        metadata = _metadata(content)
+        named = load(content)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise UserError(f"{name} is not a safetensors file, or damaged: {error}") from None
+    if metadata.get("format") != _FORMAT:
+        raise UserError(
+            f"{name} has no weights of this program: its metadata lack format={_FORMAT!r}; `export` writes it"
+        )
+    tree: Tree = {"params": {}, "spectral": {}}
+    for path_in_tree, array in named.items():
+        *groups, last = path_in_tree.split("/")
+        place = tree
+        for group in groups:
+            place = place.setdefault(group, {})
+        place[last] = jnp.asarray(array)
+    if sha256(tree) != metadata["sha256"]:
+        raise UserError(f"{name} is damaged: its weights are not those that were written")
+    return tree, json.loads(metadata["about"])
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    """The metadata in the header: its length in 8 bytes, then JSON."""
+    size = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + size])["__metadata__"]

@@ -1,0 +1,227 @@
+"""The API: the samples of the program, the functions of the core, and one clear error for a mistake."""
+
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from etils import epath
+from safetensors.numpy import save
+
+import drl_jax
+from drl_jax import api
+from drl_jax.checkpoints import weights
+from drl_jax.core import energy
+from drl_jax.core.model import Model
+from drl_jax.core.randomness import example_keys
+from drl_jax.core.synthesis import descend
+from drl_jax.data.sources import open_source
+from drl_jax.errors import UserError
+from drl_jax.pixels import to_unit
+from tests.helpers import CONFIGS, POINTS, run, small
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory) -> Path:
+    """The workdir of a short run, with samples and an exported file."""
+    workdir = tmp_path_factory.mktemp("run")
+    run("train", f"--config={CONFIGS}/digits.py", f"--workdir={workdir}", *small())
+    run("sample", f"--workdir={workdir}")
+    run("export", f"--workdir={workdir}")
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def model(workdir) -> api.TrainedModel:
+    return drl_jax.load(workdir)
+
+
+@pytest.fixture(scope="module")
+def noisy(model) -> np.ndarray:
+    """Two examples at x_2."""
+    return np.asarray(jax.random.normal(jax.random.key(3), (2, *model.parts.shape)))
+
+
+def assert_equal_models(one: api.TrainedModel, other: api.TrainedModel) -> None:
+    for tree in ("params", "spectral"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(one.model, tree), getattr(other.model, tree))
+    assert one.config.network == other.config.network
+    assert one.config.levels == other.config.levels
+
+
+def test_a_workdir_and_its_export_are_the_same_model(workdir, model):
+    exported = drl_jax.load(workdir / weights.FILE)
+    assert_equal_models(model, exported)
+    assert exported.about["step"] == model.about["step"] == 4
+    assert exported.config.data.data_dir is None
+    assert str(workdir) not in str(exported.about)
+    assert "digits [8, 8, 1], 3 levels, step 4" in repr(exported)
+    earlier = drl_jax.load(str(workdir), step=2)
+    assert earlier.about["step"] == 2
+
+
+def test_samples_are_those_of_the_program(workdir, model):
+    with np.load(workdir / "samples.npz") as file:
+        np.testing.assert_array_equal(model.sample(0, 6), file["arr_0"])
+    np.testing.assert_array_equal(model.sample(jax.random.key(0), 3), model.sample(0, 6)[:3])
+    assert (model.sample(1, 3) != model.sample(0, 3)).any()
+
+
+@pytest.mark.parametrize("level", [0, 2])
+def test_energy_and_score_are_those_of_the_core(level, model):
+    x = model.sample(0, 3)
+    t, levels = jnp.full(3, level), model.parts.levels
+    scale = float(levels.scale[level])
+
+    def log_density(x):
+        return energy.marginal(model.model.bind(), levels, t)(scale * x)
+
+    unit = jnp.asarray(to_unit(x))
+    np.testing.assert_allclose(model.energy(x, level), -log_density(unit), rtol=1e-5)
+    expected = jax.grad(lambda x: log_density(x).sum())(unit)
+    np.testing.assert_allclose(model.score(x, level), expected, rtol=1e-3, atol=1e-3 * abs(expected).max())
+    # Floats in units of the model are the same examples.
+    np.testing.assert_array_equal(model.energy(to_unit(x), level), model.energy(x, level))
+
+
+def test_denoising_is_the_lower_levels(model, noisy):
+    x = model.denoise(7, noisy, 2)
+    keys = example_keys(jax.random.key(7), 2)
+    parts = model.parts
+    expected, _, _ = descend(keys, model.model.bind(), parts.levels, parts.transition, jnp.asarray(noisy), 2)
+    assert x.dtype == np.uint8
+    # One program compiles to other roundings than the other, and a byte is truncated.
+    assert np.abs(x.astype(int) - 127.5 * (np.clip(expected, -1, 1) + 1)).max() < 1.5
+
+
+def test_completions_are_the_image_where_it_is_known(model):
+    image = np.arange(64, dtype=np.uint8).reshape(8, 8, 1) * 4
+    known = np.zeros((8, 8), bool)
+    known[:, :5] = True
+    x = model.inpaint(0, image, known, 3)
+    assert x.shape == (3, 8, 8, 1)
+    np.testing.assert_array_equal(x[:, known], np.broadcast_to(image[known], (3, 40, 1)))
+    assert len({each.tobytes() for each in x}) == 3
+    np.testing.assert_array_equal(model.inpaint(0, image, known[..., None], 2), x[:2])
+
+
+def test_interpolations_are_between_their_ends(model):
+    rows = model.interpolate(0, 5)
+    assert rows.shape == (5, 8, 8, 1)
+    np.testing.assert_array_equal(model.interpolate(0, 3), rows[[0, 2, 4]])
+    x, y = np.zeros((8, 8, 1), np.uint8), np.full((8, 8, 1), 255, np.uint8)
+    for level in (1, 3):
+        assert model.interpolate(0, 4, between=(x, y), level=level).shape == (4, 8, 8, 1)
+
+
+IMAGE = np.zeros((1, 8, 8, 1), np.uint8)
+HALF = np.arange(64).reshape(8, 8) < 32
+MISTAKES = {
+    "shape": (lambda m: m.energy(IMAGE[0], 0), r"shape \[8, 8, 1\] is not possible; right is \[n, 8, 8, 1\]"),
+    "no rows": (lambda m: m.energy(IMAGE[:0], 0), r"shape \[0, 8, 8, 1\] is not possible"),
+    "dtype": (lambda m: m.energy(IMAGE.astype(int), 0), "int64 is not possible; right is uint8"),
+    "range": (lambda m: m.energy(IMAGE + 200.0, 0), "floats up to 200 are not possible"),
+    "not finite": (lambda m: m.score(IMAGE * np.nan, 0), "not finite"),
+    "level": (lambda m: m.energy(IMAGE, 3), "level=3 is not possible: it must be a whole number from 0 to 2"),
+    "negative level": (lambda m: m.score(IMAGE, -1), "level=-1 is not possible"),
+    "level of another type": (lambda m: m.energy(IMAGE, True), "level=True is not possible"),
+    "level of noise": (lambda m: m.denoise(0, IMAGE, 0), "from 1 to 3"),
+    "count": (lambda m: m.sample(0, 0), "n=0 is not possible: it must be a whole number of at least 1"),
+    "one row": (lambda m: m.interpolate(0, 1), "at least 2"),
+    "no completion": (lambda m: m.inpaint(0, IMAGE[0], HALF, 0), "n=0 is not possible"),
+    "seed": (lambda m: m.sample(-1, 2), "key=-1 is not possible: it must be a seed"),
+    "old key": (lambda m: m.sample(jax.random.PRNGKey(0), 2), "one key of jax.random.key"),
+    "level without ends": (lambda m: m.interpolate(0, 3, level=1), "give between="),
+    "mask without holes": (lambda m: m.inpaint(0, IMAGE[0], np.ones((8, 8), bool)), "nothing to complete"),
+    "mask of numbers": (lambda m: m.inpaint(0, IMAGE[0], np.ones((8, 8))), "known is of float64"),
+    "mask of another shape": (lambda m: m.inpaint(0, IMAGE[0], np.ones((4, 8), bool)), r"\[4, 8\]; right is"),
+    "image of another shape": (lambda m: m.inpaint(0, IMAGE[0, :4], HALF), "is not possible; right is"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_clear_error(mistake, model):
+    call, expected = MISTAKES[mistake]
+    with pytest.raises(UserError, match=expected) as error:
+        call(model)
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_no_model(workdir, tmp_path):
+    with pytest.raises(UserError, match=r"load\('digit'\): there is no such model; give one of digits"):
+        drl_jax.load("digit")
+    with pytest.raises(UserError, match="step=3 is of a workdir"):
+        drl_jax.load(workdir / weights.FILE, step=3)
+    with pytest.raises(UserError, match="has no checkpoint"):
+        drl_jax.load(workdir, step=3)
+    content = (workdir / weights.FILE).read_bytes()
+    file = tmp_path / "a.safetensors"
+    for damaged in (content[:-5], content[:100], b"", b"no weights of a model", content[:-3] + b"\1\1\1"):
+        file.write_bytes(damaged)
+        with pytest.raises(UserError, match="damaged"):
+            drl_jax.load(file)
+    for metadata in (None, {"format": "pt"}):
+        file.write_bytes(save({"a": np.zeros(2)}, metadata))
+        with pytest.raises(UserError, match="of this program" if metadata else "not a safetensors file"):
+            drl_jax.load(file)
+
+
+@pytest.mark.parametrize("method", ["sample", "denoise", "interpolate", "between", "inpaint"])
+def test_chains_that_leave_the_finite_numbers_are_not_returned(method, model, noisy):
+    # The network is replaced by one that is infinite at level 1 alone.
+    class Broken:
+        def __call__(self, y, t):
+            return jnp.where(t == 1, jnp.inf, 0.0) * jnp.sum(y**2, axis=(1, 2, 3))
+
+    def bind(self):
+        return Broken()
+
+    broken = api.TrainedModel(model.config, model.parts, model.model, model.about)
+    calls = {
+        "sample": lambda: broken.sample(0, 2),
+        "denoise": lambda: broken.denoise(0, noisy, 2),
+        "interpolate": lambda: broken.interpolate(0, 3),
+        "between": lambda: broken.interpolate(0, 3, between=(IMAGE[0], IMAGE[0] + 9), level=3),
+        "inpaint": lambda: broken.inpaint(0, IMAGE[0], HALF, 2),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Model, "bind", bind)
+        jax.clear_caches()  # programs of the whole network
+        with pytest.raises(UserError, match="chains left the finite numbers, at level 1, step 0"):
+            calls[method]()
+    jax.clear_caches()
+
+
+def test_points(tmp_path):
+    run("train", f"--config={CONFIGS}/points.py:ring", f"--workdir={tmp_path}", *POINTS)
+    model = drl_jax.load(tmp_path)
+    x = model.sample(0, 5)
+    assert (x.shape, x.dtype) == ((5, 2), np.float32)
+    assert model.energy(x, 0).shape == (5,)
+    with pytest.raises(UserError, match="uint8 is not possible; right is floats"):
+        model.energy(np.zeros((1, 2), np.uint8), 0)
+
+
+def test_the_models_that_ship():
+    assert api.pretrained() == ["digits"]
+    model = drl_jax.load("digits")
+    assert model.config.data.name == "digits"
+    assert model.about["step"] == model.config.training.steps
+    # Its samples have the pixels of digits: not those of noise, which have a mean of 127 and as much spread.
+    data = open_source("digits", image_size=8, channels=1).take(np.arange(500))
+    samples = model.sample(0, 64)
+    assert abs(samples.mean() - data.mean()) < 8
+    assert abs(samples.mean(0) - data.mean(0)).mean() < 16
+    # A digit is more probable at level 0 than its pixels in another order.
+    shuffled = np.random.default_rng(0).permuted(data[:64].reshape(64, -1), axis=1).reshape(64, 8, 8, 1)
+    assert (model.energy(data[:64], 0) < model.energy(shuffled, 0)).mean() > 0.98
+
+
+def test_a_file_is_the_same_on_every_machine(workdir, tmp_path):
+    # Written again from what was read: the same bytes.
+    path = epath.Path(shutil.copy(workdir / weights.FILE, tmp_path / "a"))
+    tree, about = weights.read(path, "a")
+    weights.write(epath.Path(tmp_path / "b"), tree, about)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
