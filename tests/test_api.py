@@ -1,5 +1,6 @@
 """The API: the samples of the program, the functions of the core, and one clear error for a mistake."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -11,16 +12,19 @@ from etils import epath
 from safetensors.numpy import save
 
 import drl_jax
-from drl_jax import api
+from drl_jax import api, pretrained
 from drl_jax.checkpoints import weights
+from drl_jax.checkpoints.digests import sha256
+from drl_jax.config import schema
 from drl_jax.core import energy
 from drl_jax.core.model import Model
 from drl_jax.core.randomness import example_keys
 from drl_jax.core.synthesis import descend
 from drl_jax.data.sources import open_source
 from drl_jax.errors import UserError
+from drl_jax.main import main
 from drl_jax.pixels import to_unit
-from tests.helpers import CONFIGS, POINTS, run, small
+from tests.helpers import CONFIGS, POINTS, last_of_each, run, small
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +56,7 @@ def assert_equal_models(one: api.TrainedModel, other: api.TrainedModel) -> None:
 
 
 def test_a_workdir_and_its_export_are_the_same_model(workdir, model):
-    exported = drl_jax.load(workdir / weights.FILE)
+    exported = drl_jax.load(workdir / pretrained.FILE)
     assert_equal_models(model, exported)
     assert exported.about["step"] == model.about["step"] == 4
     assert exported.config.data.data_dir is None
@@ -150,13 +154,15 @@ def test_a_mistake_is_one_clear_error(mistake, model):
 
 
 def test_what_is_no_model(workdir, tmp_path):
-    with pytest.raises(UserError, match=r"load\('digit'\): there is no such model; give one of digits"):
+    with pytest.raises(UserError, match="'digit' is no model; give one of digits, or a file"):
         drl_jax.load("digit")
+    with pytest.raises(UserError, match="the folder holds no run"):
+        drl_jax.load(tmp_path)
     with pytest.raises(UserError, match="step=3 is of a workdir"):
-        drl_jax.load(workdir / weights.FILE, step=3)
+        drl_jax.load(workdir / pretrained.FILE, step=3)
     with pytest.raises(UserError, match="has no checkpoint"):
         drl_jax.load(workdir, step=3)
-    content = (workdir / weights.FILE).read_bytes()
+    content = (workdir / pretrained.FILE).read_bytes()
     file = tmp_path / "a.safetensors"
     for damaged in (content[:-5], content[:100], b"", b"no weights of a model", content[:-3] + b"\1\1\1"):
         file.write_bytes(damaged)
@@ -205,10 +211,15 @@ def test_points(tmp_path):
 
 
 def test_the_models_that_ship():
-    assert api.pretrained() == ["digits"]
+    assert pretrained.names() == ["digits"]
     model = drl_jax.load("digits")
     assert model.config.data.name == "digits"
     assert model.about["step"] == model.config.training.steps
+    # Its scores are those of these weights.
+    result = json.loads((pretrained.weights_of("digits").parent / "result.json").read_text())
+    assert result["protocol"]["samples"]["weights_sha256"] == sha256(model.model)
+    assert result["config"]["network"] == schema.to_dict(model.config)["network"]
+    assert result["training"]["commit"] == model.about["commit"]
     # Its samples have the pixels of digits: not those of noise, which have a mean of 127 and as much spread.
     data = open_source("digits", image_size=8, channels=1).take(np.arange(500))
     samples = model.sample(0, 64)
@@ -219,9 +230,31 @@ def test_the_models_that_ship():
     assert (model.energy(data[:64], 0) < model.energy(shuffled, 0)).mean() > 0.98
 
 
-def test_a_file_is_the_same_on_every_machine(workdir, tmp_path):
-    # Written again from what was read: the same bytes.
-    path = epath.Path(shutil.copy(workdir / weights.FILE, tmp_path / "a"))
-    tree, about = weights.read(path, "a")
+def test_training_begins_with_given_weights(workdir, model, tmp_path, capsys):
+    file = shutil.copy(workdir / pretrained.FILE, tmp_path / "given.safetensors")
+    flags = [*small(training__init=file), f"--config={CONFIGS}/digits.py", f"--workdir={tmp_path}/run"]
+    # The first update moves nothing: its learning rate is 0.
+    run("train", *flags, "--config.training.steps=1")
+    first = drl_jax.load(tmp_path / "run")
+    same = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6)  # the average of equal numbers
+    jax.tree.map(same, first.model.params, model.model.params)
+    # The run goes on without the file.
+    file.unlink()
+    run("train", *flags, "--config.training.steps=2")
+    moved = drl_jax.load(tmp_path / "run").model.params
+    assert any(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a != b).any()), moved, model.model.params)))
+    flags[-1] = f"--workdir={tmp_path}/other"
+    capsys.readouterr()
+    assert main(last_of_each(["train", *flags])) == 1
+    assert f"config.training.init='{file}' is not possible: '{file}' is no model" in capsys.readouterr().err
+    wide = ["--config.network.width=16", f"--config.training.init={workdir / pretrained.FILE}"]
+    assert main(last_of_each(["train", *flags, *wide])) == 1
+    assert "has another network than config.network" in capsys.readouterr().err
+
+
+def test_what_is_written_is_read_again(workdir, tmp_path):
+    tree, about = weights.read(epath.Path(workdir / pretrained.FILE), "a")
     weights.write(epath.Path(tmp_path / "b"), tree, about)
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    again, about_again = weights.read(epath.Path(tmp_path / "b"), "b")
+    jax.tree.map(np.testing.assert_array_equal, tree, again)
+    assert about == about_again

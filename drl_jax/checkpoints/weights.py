@@ -10,13 +10,35 @@ from etils import epath
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from drl_jax import files
+from drl_jax import files, pretrained
 from drl_jax.checkpoints.digests import named_leaves, sha256
 from drl_jax.core.types import Tree
 from drl_jax.errors import UserError
 
-FILE = "model.safetensors"
 _FORMAT = "drl_jax 1"
+
+
+def find(source: str) -> tuple[Tree, dict[str, Any]]:
+    """Reads the weights of a model that ships, or of a file.
+
+    Args:
+      source: the name of the model, or the path of the file.
+
+    Returns:
+      As `read`.
+
+    Raises:
+      UserError: there is no such model.
+    """
+    if source in pretrained.names():
+        return read(pretrained.weights_of(source), f"the model {source}")
+    path = epath.Path(source).expanduser()
+    if not path.is_file():
+        raise UserError(
+            f"{source!r} is no model; give one of {', '.join(pretrained.names())}, or a file that `export` "
+            "wrote"
+        )
+    return read(path, source)
 
 
 def write(path: epath.Path, tree: Tree, about: Mapping[str, Any]) -> None:

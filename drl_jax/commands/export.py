@@ -6,6 +6,7 @@ from dataclasses import replace
 import jax
 from etils import epath
 
+from drl_jax import pretrained
 from drl_jax.checkpoints import weights
 from drl_jax.commands.job import check_output, load_model, start_job
 from drl_jax.config import paths, schema
@@ -40,7 +41,7 @@ def export(config: Config, workdir: epath.Path, output: epath.Path, stop: Stop) 
             "weights": f"average with decay {config.training.ema_decay:g}",
             **{key: checkpoint.record[key] for key in ("data", "machine", "commit", "versions")},
         }
-        file = output / weights.FILE
+        file = output / pretrained.FILE
         weights.write(file, {"params": model.params, "spectral": model.spectral}, about)
         _logger.info("the averaged weights of step %d: %s", checkpoint.step, file)
 

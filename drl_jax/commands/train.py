@@ -6,21 +6,26 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from clu import parameter_overview
 from etils import epath
 
 from drl_jax import files
+from drl_jax.checkpoints.digests import describe as describe_arrays
 from drl_jax.checkpoints.digests import sha256
-from drl_jax.checkpoints.orbax import FOLDER, Retention, open_checkpoints
+from drl_jax.checkpoints.orbax import FOLDER, Retention, open_checkpoints, steps
+from drl_jax.checkpoints.weights import find
 from drl_jax.commands.job import start_job
 from drl_jax.commands.scoring import check_examples, make_evaluator, metric_names
 from drl_jax.config import resume, schema
 from drl_jax.config.build import Components, build, make_sampler, open_data
 from drl_jax.config.schema import Config
 from drl_jax.core.model import Model
+from drl_jax.core.types import Tree
 from drl_jax.data.sources import Opened, fingerprint
 from drl_jax.data.stream import batches
 from drl_jax.errors import UserError
@@ -77,7 +82,8 @@ def train(config: Config, workdir: epath.Path, prepare_command: str, stop: Stop)
         )
         data = fingerprint(source)
         _record_skipped(source, workdir)
-        init = jax.jit(parts.init_state, out_shardings=placement.replicated)
+        weights = together(lambda: _weights_to_begin_with(config, parts, workdir))
+        init = jax.jit(partial(_init_state, parts), out_shardings=placement.replicated)
         key = placement.replicate(jax.random.key(config.training.seed))
 
         def validate(record: Mapping[str, Any]) -> None:
@@ -87,7 +93,7 @@ def train(config: Config, workdir: epath.Path, prepare_command: str, stop: Stop)
 
         run = Run(
             begin=lambda: on_process_0(lambda: _save_config(config, workdir)),
-            init=lambda: init(key),
+            init=lambda: init(key, weights),
             step=placement.data_parallel(parts.train_step()),
             evaluate=lambda step, state: evaluator(step, _averaged(parts, state)),
             data=batches(
@@ -134,7 +140,7 @@ def train(config: Config, workdir: epath.Path, prepare_command: str, stop: Stop)
         _logger.info("trained in %.0f s; samples in %s", time.monotonic() - began, workdir / "samples")
         if metrics:
             _logger.info("scoring by config.evaluation.metrics=%s", config.evaluation.metrics)
-            untrained = _averaged(parts, init(key)) if config.evaluation.score_untrained else None
+            untrained = _averaged(parts, init(key, None)) if config.evaluation.score_untrained else None
             damaged = {"damaged_and_replaced": source.notes.skipped} if config.data.skip_damaged else {}
             scores = _final_scores(
                 config, workdir, evaluator, _averaged(parts, state), untrained, scores, data | damaged
@@ -145,6 +151,37 @@ def train(config: Config, workdir: epath.Path, prepare_command: str, stop: Stop)
 
 def _averaged(parts: Components, state: TrainState) -> Model:
     return state.averaged_model(parts.network, parts.levels)
+
+
+def _init_state(parts: Components, key: jax.Array, weights: Tree) -> TrainState:
+    """The state before the first step, with given weights if there are any."""
+    state = parts.init_state(key)
+    if weights is None:
+        return state
+    params, spectral = weights["params"], weights["spectral"]
+    # Copies: donation refuses one buffer in two places.
+    averages = jax.tree.map(jnp.copy, (params, spectral))
+    return state.replace(params=params, spectral=spectral, ema_params=averages[0], ema_spectral=averages[1])
+
+
+def _weights_to_begin_with(config: Config, parts: Components, workdir: epath.Path) -> Tree:
+    """The weights that config.training.init names; None if it names none, or if the run has begun."""
+    source = config.training.init
+    if source is None or steps(workdir / FOLDER):
+        return None
+    try:
+        weights, _ = find(source)
+    except UserError as error:
+        raise UserError(f"config.training.init={source!r} is not possible: {error}") from None
+    state = jax.eval_shape(parts.init_state, jax.random.key(0))
+    own = describe_arrays({"params": state.params, "spectral": state.spectral})
+    given = describe_arrays(weights)
+    if other := [name for name in own | given if own.get(name) != given.get(name)]:
+        raise UserError(
+            f"config.training.init={source!r} has another network than config.network: {len(other)} arrays "
+            f"differ, first {other[0]}"
+        )
+    return weights
 
 
 def _final_scores(

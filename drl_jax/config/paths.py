@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
 
+from drl_jax import pretrained
 from drl_jax.errors import UserError
 
 # Values of these keys are paths on this machine; the words are not.
-KEYS = ("data.data_dir", "data.path", "evaluation.inception_weights")
-_WORDS = {"evaluation.inception_weights": ("fetch",)}
+KEYS = ("data.data_dir", "data.path", "training.init", "evaluation.inception_weights")
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(//|(?<=gs:)/)(.*)", re.DOTALL)
 
 
@@ -54,7 +54,7 @@ def check_folder(flag: str, folder: str) -> None:
 
 
 def _absolute(key: str, value: Any) -> Any:
-    if key not in KEYS or not isinstance(value, str) or not value or value in _WORDS.get(key, ()):
+    if key not in KEYS or not isinstance(value, str) or not value or _is_name(key, value):
         return value
     if match := _ADDRESS.match(value):
         scheme, _, rest = match.groups()
@@ -65,3 +65,10 @@ def _absolute(key: str, value: Any) -> Any:
         )
         raise UserError(f"config.{key}={value!r} is not possible: {remedy}")
     return os.path.abspath(os.path.expanduser(value))
+
+
+def _is_name(key: str, value: str) -> bool:
+    """Whether a value is one of the words that a key takes beside paths."""
+    if key == "training.init":
+        return value in pretrained.names()
+    return key == "evaluation.inception_weights" and value == "fetch"

@@ -149,6 +149,7 @@ class Training:
     steps: Annotated[int, at_least(1), FREE] = 240_000  # (authors' code)
     objective: Literal["recovery", "score"] = "recovery"  # recovery likelihood (paper), or denoising score
     # matching, which draws no samples and is for 1000 levels (paper's ablation)
+    init: str | None = None  # weights to begin with: a model that ships, as digits, or a file of `export`
     seed: Annotated[int, SEED] = 0  # of weights, levels, noise and the order of the data
     ema_decay: Annotated[float, DECAY] = 0.999  # of the averaged weights, which sample; no bias correction
     energy_penalty: Annotated[float, at_least(0), FREE] = 0.0  # c of c · mean(f²), added to the loss (ours)

@@ -15,7 +15,7 @@ from drl_jax.config.overrides import parse
 from drl_jax.errors import UserError
 
 ROOT = Path(__file__).parents[2]
-NAMES = ["celeba64", "cifar10", "digits", "lsun128", "lsun64", "points"]
+NAMES = ["celeba64", "cifar10", "digits", "fashion_mnist", "lsun128", "lsun64", "points"]
 
 
 def value(key, *flags, config="digits"):
