@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -70,7 +71,10 @@ def _main(argv: Sequence[str] | None, *, is_program: bool) -> int:
     with handle_signals(is_program=is_program) as stop:
         try:
             run(argv, stop)
-            sys.stdout.flush()  # here, where a reader that is gone can be handled
+            if is_program:
+                stop.claim_end()  # all is done: a signal has nothing to end any more
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here, where a reader that is gone can be handled
         except Exception as error:
             code, message = _explain(error, stop)
             all_end = isinstance(error, Stopped)
@@ -92,6 +96,7 @@ def program(argv: Sequence[str] | None = None) -> NoReturn:
     Args:
       argv: as for `main`.
     """
+    _open_closed_streams()
     code = _main(argv, is_program=True)
     end = time.monotonic() + _THREADS_WITHIN
     for thread in threading.enumerate():
@@ -102,6 +107,19 @@ def program(argv: Sequence[str] | None = None) -> NoReturn:
                     sys.stdout.flush()
                 os._exit(code)
     sys.exit(code)
+
+
+def _open_closed_streams() -> None:
+    """Lets what is printed to a stream that the caller has closed vanish, and keeps its number from files."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            nothing = os.open(os.devnull, os.O_RDWR)
+            if nothing != number:
+                os.dup2(nothing, number)
+                os.close(nothing)
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w"))
 
 
 def is_joined() -> bool:
@@ -150,6 +168,7 @@ def run(argv: Sequence[str], stop: Stop) -> None:
         raise UserError("--topology is missing; `plan` needs the hardware, as in --topology=v5e:4x4")
     if command in NEED_WORKDIR and not arguments.workdir:
         raise UserError(f"--workdir is missing; `{command}` needs the folder of a run")
+    _import_jax()
     try:
         call(command, arguments, stop)
     except BrokenPipeError:
@@ -170,11 +189,33 @@ def _of_files(error: OSError, workdir: str | None) -> str:
 
 
 def _check_variables(environment: Mapping[str, str]) -> None:
-    """Checks variables that JAX reads when it is imported, where it would end with a traceback."""
-    name = "JAX_NUM_CPU_DEVICES"
-    value = environment.get(name, "1")
-    if not value.isdecimal() or int(value) < 1:
-        raise UserError(f"{name}={value} is not possible: it must be a whole number, at least 1")
+    """Checks variables that would end JAX with a traceback, or abort it."""
+    flag = "--xla_force_host_platform_device_count"
+    counts = {
+        "JAX_NUM_CPU_DEVICES": environment.get("JAX_NUM_CPU_DEVICES", "1"),
+        **dict(re.findall(rf"({flag})=(\S*)", environment.get("XLA_FLAGS", ""))),
+    }
+    for name, value in counts.items():
+        if not value.isdecimal() or int(value) < 1:
+            where = "in XLA_FLAGS: " * name.startswith("--")
+            raise UserError(f"{where}{name}={value} is not possible: it must be a whole number, at least 1")
+
+
+def _import_jax() -> None:
+    """Imports JAX, which checks its own variables.
+
+    Raises:
+      UserError: one of them has an impossible value, or asks for numbers of 64 bits.
+    """
+    try:
+        import jax
+    except ValueError as error:
+        raise UserError(f"JAX cannot be imported: {error}") from None
+    if jax.config.values["jax_enable_x64"]:
+        raise UserError(
+            "jax_enable_x64 is on (JAX_ENABLE_X64), and the program computes with numbers of 32 bits; turn "
+            "it off"
+        )
 
 
 def _explain(error: Exception, stop: Stop) -> tuple[int, str]:
@@ -198,6 +239,12 @@ def _explain(error: Exception, stop: Stop) -> tuple[int, str]:
 
             discard(sys.stdout)
             return 1, ""
+        case MemoryError():
+            reason = " ".join(str(error).split()) or "MemoryError"
+            return (
+                1,
+                f"the memory of this machine is too small: {reason}; is config.data.batch_size too large?",
+            )
         case OSError():  # of the command line: a config that cannot be read
             return 1, _of_files(error, None)
         case _:  # a fault of the program or of the machine

@@ -56,23 +56,27 @@ def owned(folder: epath.Path, name: str = "--workdir") -> Iterator[Check]:
         record = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if not stack.enter_context(_locked(folder, name)):
+            lock = stack.enter_context(_locked(folder, name))
+            if lock is None:
                 record = _Record(folder, name)
                 record.take()
+            else:  # a job on another host may see no locks
+                _Record(folder, name).wait_for_others()
+                (folder / OWNER).unlink(missing_ok=True)
         except OSError as error:
             raise UserError(f"{name}={folder} cannot be written: {error.strerror or error}") from None
         if record is None:
-            yield lambda: None
+            yield lambda: _check_lock(lock, folder, name)
         else:
             stack.enter_context(record.renewed())
             yield record.check
 
 
 @contextmanager
-def _locked(folder: epath.Path, name: str) -> Iterator[bool]:
-    """Locks the folder, if its file system has locks; yields whether it has."""
+def _locked(folder: epath.Path, name: str) -> Iterator[TextIO | None]:
+    """Locks the folder, if its file system has locks; yields the locked file, or None."""
     if not files.is_local(folder):
-        yield False
+        yield None
         return
     with open(folder / _LOCK, "a+") as file:
         is_locked = _lock(file, lambda holder: _in_use(folder, name, holder))
@@ -80,7 +84,21 @@ def _locked(folder: epath.Path, name: str) -> Iterator[bool]:
             file.truncate(0)
             file.write(f"{_process()}\n")
             file.flush()
-        yield is_locked
+        yield file if is_locked else None
+
+
+def _check_lock(lock: TextIO | None, folder: epath.Path, name: str) -> None:
+    """Raises UserError if the locked file is not the one in the folder any more."""
+    if lock is None or lock.closed:
+        return
+    try:
+        is_same = os.path.samestat(os.stat(folder / _LOCK), os.fstat(lock.fileno()))
+    except FileNotFoundError:
+        is_same = False
+    if not is_same:
+        raise UserError(
+            f"{name}={folder} was deleted or replaced while it was in use; nothing more is written there"
+        )
 
 
 def _lock(file: TextIO, in_use: Callable[[str], UserError]) -> bool:
@@ -120,6 +138,19 @@ class _Record:
           UserError: another job does.
           OSError: the record cannot be written.
         """
+        self.wait_for_others()
+        self._write()
+        time.sleep(SETTLE)  # of two jobs that start at once, the one that wrote last stays
+        if (now := self._read()).get("job") != self._own["job"]:
+            raise _in_use(self._folder, self._name, now.get("by"))
+
+    def wait_for_others(self) -> None:
+        """Returns when no other job renews a record in the folder.
+
+        Raises:
+          UserError: another job does.
+          OSError: the record cannot be read.
+        """
         found = self._read()
         if found and not _has_ended(found):
             _logger.info(
@@ -130,10 +161,6 @@ class _Record:
             while self._read() == found and time.monotonic() < end:
                 time.sleep(min(1.0, SILENCE / 10))
         if (now := self._read()) and now != found:
-            raise _in_use(self._folder, self._name, now.get("by"))
-        self._write()
-        time.sleep(SETTLE)  # of two jobs that start at once, the one that wrote last stays
-        if (now := self._read()).get("job") != self._own["job"]:
             raise _in_use(self._folder, self._name, now.get("by"))
 
     @contextmanager
@@ -174,11 +201,16 @@ class _Record:
 
     def _read(self) -> dict[str, Any]:
         """The record in the folder; empty if there is none, or if it is damaged."""
-        try:
-            found = json.loads(self._path.read_text())
-        except (FileNotFoundError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}
+        for _ in range(3):
+            try:
+                found = json.loads(self._path.read_text())
+            except FileNotFoundError:
+                return {}
+            except ValueError:
+                time.sleep(0.1)  # perhaps somebody is writing it
+            else:
+                return found if isinstance(found, dict) else {}
+        return {}
 
     def _write(self) -> None:
         with suppress(FileNotFoundError):  # another job has put its own record there at this moment

@@ -96,6 +96,9 @@ def test_version_in_any_place(argv, capsys):
         (["--config=digits"], "the command comes first, as in drl-jax train --config=digits"),
         (["config=digits", "train"], "the command comes first: drl-jax train config=digits"),
         (["TRAIN"], "did you mean train?"),
+        (["--train", "--config=digits"], "'--train' is not a command; commands are "),
+        (["--train", "--config=digits"], "; did you mean train?"),
+        (["--", "train", "--show"], "the command comes first: drl-jax train --show"),
         (["Eval", "--workdir=x"], "did you mean evaluate?"),
         (["train", "sample", "--workdir=x"], "'sample' is a second command after 'train'"),
         (["train", "--workdir=x", "sample"], "'sample' is a second command after 'train'"),
@@ -183,3 +186,46 @@ def test_an_error_of_files_without_a_path_names_the_workdir(tmp_path, monkeypatc
     assert main.main(["train", "--config=digits", "--workdir", str(tmp_path / "gone")]) == 1
     assert capsys.readouterr().err == f"drl-jax: --workdir={tmp_path}/gone: No space left on device\n"
     assert not Path(tmp_path / "gone").exists()
+
+
+@pytest.mark.parametrize("closed", ["1", "2", "0"])
+def test_a_closed_stream_is_no_reason_to_fail(closed, tmp_path):
+    arrow = "<&-" if closed == "0" else f"{closed}>&-"
+    script = (
+        f"{sys.executable} -m drl_jax train --config=digits --show {arrow}; echo code $? >> {tmp_path}/code"
+    )
+    subprocess.run(["bash", "-c", script], capture_output=True, timeout=120, check=True)
+    assert (tmp_path / "code").read_text() == "code 0\n"
+
+
+@pytest.mark.parametrize("value", ["0", "x", "-1", ""])
+def test_a_number_of_devices_in_xla_flags_that_cannot_be(value, monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("XLA_FLAGS", f"--other=1 --xla_force_host_platform_device_count={value}")
+    assert main.main(["train", "--config=digits", f"--workdir={tmp_path}/run"]) == 1
+    expected = f"in XLA_FLAGS: --xla_force_host_platform_device_count={value} is not possible"
+    assert expected in capsys.readouterr().err
+
+
+def test_numbers_of_64_bits_are_refused(tmp_path, capsys):
+    with jax.enable_x64(True):
+        assert main.main(["train", "--config=digits", f"--workdir={tmp_path}/run"]) == 1
+    assert "jax_enable_x64 is on" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("key", ["data.batch_size", "training.steps", "checkpoint.every"])
+def test_a_number_that_does_not_fit_is_refused(key, tmp_path, capsys):
+    flags = ["train", "--config=digits", f"--workdir={tmp_path}/run", f"--config.{key}=99999999999999999999"]
+    assert main.main(flags) == 1
+    assert f"config.{key}=99999999999999999999 is not possible: it must be at most 2147483647" in (
+        capsys.readouterr().err
+    )
+
+
+def test_no_memory_is_one_line(tmp_path, monkeypatch, capsys):
+    def fail(*_):
+        raise MemoryError("Unable to allocate 8 TiB")
+
+    monkeypatch.setattr(main, "call", fail)
+    assert main.main(["train", "--config=digits", f"--workdir={tmp_path}/run"]) == 1
+    assert "memory of this machine is too small: Unable to allocate 8 TiB" in capsys.readouterr().err

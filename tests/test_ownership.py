@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -93,6 +94,35 @@ def test_an_owner_that_is_silent_is_gone(tmp_path, content):
     with owned(epath.Path(tmp_path)) as check:
         check()
         assert record(tmp_path)["process"] == os.getpid()
+
+
+def test_a_lock_does_not_hide_a_job_that_sees_no_locks(tmp_path, monkeypatch):
+    """As on two hosts that mount one folder in two ways."""
+    monkeypatch.setattr(ownership, "SILENCE", 0.6)
+    monkeypatch.setattr(ownership, "HEARTBEAT", 0.1)
+    monkeypatch.setattr(ownership, "SETTLE", 0.0)
+    other = ownership._Record(epath.Path(tmp_path), "--workdir")
+    other.take()
+    with other.renewed(), pytest.raises(UserError, match="is in use by process"), owned(epath.Path(tmp_path)):
+        pass
+    owner(tmp_path)  # of a job that is gone
+    with owned(epath.Path(tmp_path)):
+        assert not (tmp_path / OWNER).exists()
+
+
+@pytest.mark.parametrize("is_made_again", [False, True])
+def test_a_folder_that_is_deleted_while_it_is_in_use(is_made_again, tmp_path):
+    folder = tmp_path / "run"
+    with owned(epath.Path(folder)) as check:
+        check()
+        shutil.rmtree(folder)
+        if is_made_again:
+            folder.mkdir()
+            (folder / ".lock").write_text("")
+        with pytest.raises(
+            UserError, match=f"^--workdir={folder} was deleted or replaced while it was in use"
+        ):
+            check()
 
 
 @pytest.mark.usefixtures("without_locks")

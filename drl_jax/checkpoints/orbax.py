@@ -101,6 +101,7 @@ def load(
             tree, reason = _read_tree(path, like, record["arrays"])
             if all_processes(tree is not None):
                 return Checkpoint(step, tree, record), damaged
+        _check_permissions(path)
         damaged.append(step)
         reason = reason or "another process cannot read it"
         _logger.warning("checkpoint %s is damaged and skipped: %s", path, reason)
@@ -112,6 +113,23 @@ def load(
             "start from the beginning"
         )
     return None, damaged
+
+
+def _check_permissions(path: epath.Path) -> None:
+    """Raises UserError if a file of a checkpoint may not be read, which Orbax reports as something else."""
+    if not files.is_local(path):
+        return
+
+    def refuse(error: OSError) -> None:
+        if isinstance(error, PermissionError):
+            raise UserError(f"{error.filename}: {error.strerror}; the checkpoint cannot be read")
+
+    for folder, _, names in os.walk(path, onerror=refuse):
+        for name in names:
+            try:
+                os.close(os.open(os.path.join(folder, name), os.O_RDONLY))
+            except OSError as error:
+                refuse(error)
 
 
 def _read_record(path: epath.Path) -> tuple[dict[str, Any] | None, str]:

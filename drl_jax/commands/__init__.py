@@ -1,9 +1,12 @@
 """The commands: what each does, and how it is called. A command is imported when it runs, and JAX with it."""
 
+from pathlib import Path
+
 from etils import epath
 
 from drl_jax.config.overrides import Arguments
 from drl_jax.parallel.preemption import Stop, raise_on_signal
+from drl_jax.report.matplotlib_cache import provide_folder
 
 COMMANDS = {
     "train": "train a model, or continue the run in --workdir",
@@ -28,6 +31,7 @@ def call(command: str, arguments: Arguments, stop: Stop) -> None:
     config, prepare_command = arguments.config, arguments.prepare_command
     workdir = _absolute(arguments.workdir or "")
     output = _absolute(arguments.output) if arguments.output else workdir
+    provide_folder(Path(output))
     if command == "prepare":
         from drl_jax.commands.prepare import prepare
 

@@ -54,8 +54,11 @@ def command_of(argv: Sequence[str], commands: Iterable[str]) -> tuple[str, list[
             )
         return first, rest
     there = f"{first!r} is not a command; commands are {', '.join(commands)}"
+    if first.lstrip("-") in commands:
+        raise UserError(f"{there}; did you mean {first.lstrip('-')}?")
     if given:
-        line = [argv[given[0]], *argv[: given[0]], *argv[given[0] + 1 :]]
+        before = [word for word in argv[: given[0]] if word != "--"]
+        line = [argv[given[0]], *before, *argv[given[0] + 1 :]]
         raise UserError(f"{there}; the command comes first: drl-jax {shlex.join(line)}")
     if first.startswith("-"):
         raise UserError(f"{there}; the command comes first, as in drl-jax train {shlex.join(argv)}")

@@ -101,6 +101,8 @@ def _meant(file: Path) -> str:
     name = file.name.rpartition("\\")[2].removesuffix(".py")
     if name in names():
         return f"; did you mean --config={name}?"
+    if file.is_file() or file.parent.joinpath(file.name.partition(":")[0]).is_file():
+        return "; the name of a config file ends in .py"
     return "; folders are separated by / here" if "\\" in str(file) and os.sep == "/" else ""
 
 

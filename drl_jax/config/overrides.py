@@ -73,6 +73,8 @@ def parse(argv: Sequence[str], command: str = "plan") -> Arguments:
         saved = epath.Path(workdir).expanduser() / schema.FILE if workdir else None
         if saved is None or not files.exists(saved):
             where = f", and --workdir={workdir} has no {schema.FILE}" if workdir else ""
+            if saved is not None and command != "train" and not files.exists(saved.parent):
+                raise UserError(f"--workdir={workdir} does not exist; give the folder of a run")
             raise UserError(
                 f"--config is missing{where}; name a config ({', '.join(loading.names())}) or a file, as in "
                 "--config=digits or --config=configs/digits.py"

@@ -50,7 +50,9 @@ def check_folder(flag: str, folder: str) -> None:
             "it as a folder"
         )
     if find_spec("gcsfs") is None:
-        raise UserError(f"{flag}={folder} needs the package gcsfs: pip install gcsfs")
+        raise UserError(
+            f"{flag}={folder} needs the package gcsfs, as the extra gcs has it: pip install gcsfs"
+        )
 
 
 def _absolute(key: str, value: Any) -> Any:

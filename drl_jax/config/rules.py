@@ -62,6 +62,7 @@ SHA256 = Rule(
     "of 8 to 64 hex digits",
 )
 
+_MAX_INT = 2**31 - 1  # JAX counts in 32 bits
 _NOUNS = {
     bool: "True or False",
     int: "a whole number",
@@ -111,6 +112,8 @@ class Key(NamedTuple):
         if not self._has_type(value) or not all(rule.is_right(value) for rule in self.rules):
             shown = " ".join(repr(value).split())
             raise UserError(f"config.{name}={shown} is not possible: it must be {self.text}")
+        if self.type is int and abs(value) > _MAX_INT:
+            raise UserError(f"config.{name}={value} is not possible: it must be at most {_MAX_INT}")
         return self.type(value)
 
     def _has_type(self, value: Any) -> bool:

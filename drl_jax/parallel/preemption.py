@@ -143,7 +143,7 @@ def _name(number: int) -> str:
 
 
 @contextmanager
-def handle_signals(*, is_program: bool = True) -> Iterator[Stop]:
+def handle_signals(*, is_program: bool) -> Iterator[Stop]:
     """Handles signals inside this context. Python allows that in the main thread only; others handle none.
 
     Python runs a signal handler between two instructions of the main thread, which may be inside the
@@ -151,7 +151,8 @@ def handle_signals(*, is_program: bool = True) -> Iterator[Stop]:
     a socket at once, and a thread reads it at the other end.
 
     Args:
-      is_program: whether this process is the program's own. In others SIGINT is handled as Python does it.
+      is_program: whether this process is the program's own. It ends after this context, so the signals are
+        ignored from then on. In others SIGINT is handled as Python does it, and all handlers come back.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
@@ -183,7 +184,7 @@ def handle_signals(*, is_program: bool = True) -> Iterator[Stop]:
     finally:
         signal.set_wakeup_fd(before)
         for number, handler in replaced.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if is_program else handler)
         theirs.send(b"\0")
         listener.join()
         ours.close()

@@ -96,7 +96,11 @@ def check_devices() -> None:
     try:
         there = jax.devices()[0].platform
     except (RuntimeError, AssertionError) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = " ".join(str(error).split())[:200] or f"no {first or 'device'} was found"
+        if name := os.environ.get("JAX_PLATFORM_NAME"):
+            raise UserError(
+                f"JAX_PLATFORM_NAME={name} asks for a device that is not here ({reason}); unset it"
+            ) from None
         if asked:
             raise UserError(
                 f"JAX_PLATFORMS={asked} asks for a device that is not here ({reason}); unset it, or take "

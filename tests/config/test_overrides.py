@@ -83,7 +83,7 @@ def test_show():
     [
         ([], "--config is missing; name a config (celeba64, cifar10, digits, "),
         (["--config="], "--config is missing"),
-        (["--workdir=nowhere"], "--config is missing, and --workdir=nowhere has no config.json"),
+        (["--workdir=nowhere"], "--workdir=nowhere does not exist; give the folder of a run"),
         (["--config=digits", "--wrkdir=x"], "--wrkdir is not a flag; did you mean --workdir=x?"),
         (["-workdir=x", "--config=digits"], "-workdir is not a flag; did you mean --workdir=x?"),
         (["--depth=1"], "did you mean --config.network.depth=1?"),
@@ -174,7 +174,7 @@ def test_a_flag_that_is_wrong(argv, expected):
         ("levels.temperature", "NOISE", "noise"),
         ("network.dtype", "BFloat16", "bfloat16"),
         ("training.steps", " '1_000' ", 1000),
-        ("training.steps", "1_0e1_0", 100_000_000_000),
+        ("training.steps", "1_0e0_5", 1_000_000),
         ("network.multipliers", "( 1 , 2.0 , 1e1 , )", (1, 2, 10)),
         ("network.attention", "None", ()),
         ("network.attention", "null", ()),
@@ -511,7 +511,10 @@ def test_data_on_an_address(key, scheme):
 @pytest.mark.parametrize(
     ("workdir", "expected"),
     [
-        ("gs://bucket/x", "--workdir=gs://bucket/x needs the package gcsfs: pip install gcsfs"),
+        (
+            "gs://bucket/x",
+            "--workdir=gs://bucket/x needs the package gcsfs, as the extra gcs has it: pip install gcsfs",
+        ),
         ("gs:/bucket/x", "write --workdir=gs://bucket/x"),
         ("GS://bucket/x", "write --workdir=gs://bucket/x"),
         ("s3://bucket/x", "it must be a folder, or on gs://, not on s3://"),

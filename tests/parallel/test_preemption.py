@@ -35,7 +35,7 @@ def test_every_signal_has_a_place_in_the_table():
 @pytest.mark.parametrize("number", [*ending_signals()[:14], signal.SIGRTMAX - 1])
 def test_a_signal_asks_a_busy_run_to_stop(number, capfd):
     before = signal.getsignal(number)
-    with handle_signals() as stop:
+    with handle_signals(is_program=False) as stop:
         stop.busy = True
         os.kill(os.getpid(), number)
         assert wait_for(stop)
@@ -48,7 +48,7 @@ def test_a_signal_asks_a_busy_run_to_stop(number, capfd):
 def test_what_is_ignored_or_handled_by_others_stays(handler):
     before = signal.signal(signal.SIGHUP, handler)
     try:
-        with handle_signals() as stop:
+        with handle_signals(is_program=False) as stop:
             stop.busy = True
             assert signal.getsignal(signal.SIGHUP) == handler
             os.kill(os.getpid(), signal.SIGHUP)
@@ -62,7 +62,7 @@ def test_another_thread_handles_no_signals():
     found = []
 
     def work():
-        with handle_signals() as stop:
+        with handle_signals(is_program=False) as stop:
             found.append((stop.requested, signal.getsignal(signal.SIGTERM)))
 
     before = signal.getsignal(signal.SIGTERM)
@@ -88,3 +88,15 @@ def test_an_interrupt_of_a_notebook_saves_or_is_raised():
         os.kill(os.getpid(), signal.SIGTERM)
         assert wait_for(stop)
     assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_a_program_that_is_done_ends_with_its_own_code():
+    handlers = {number: signal.getsignal(number) for number in ending_signals()}
+    try:
+        with handle_signals(is_program=True):
+            pass
+        signal.raise_signal(signal.SIGTERM)  # between the end of the work and the end of the process
+        assert signal.getsignal(signal.SIGUSR1) == signal.SIG_IGN
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

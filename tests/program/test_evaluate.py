@@ -502,6 +502,15 @@ def test_a_folder_that_cannot_be_written_is_named_before_sampling(
     ended = as_nobody(program, "sample", f"--workdir={workdir}")
     assert_one_line(ended, [f"{workdir}/checkpoints: Permission denied"])
     (workdir / "checkpoints").chmod(0o755)
+    (open_to_all / "out").mkdir(mode=0o777)
+    # A file that may not be read is no damage, and no reason to take an earlier checkpoint.
+    for hidden in (workdir / "checkpoints/4/state/d", next((workdir / "checkpoints/4").rglob("*.json"))):
+        mode = hidden.stat().st_mode
+        hidden.chmod(0)
+        ended = as_nobody(program, "sample", f"--workdir={workdir}", f"--output={open_to_all}/out")
+        assert ended.code == 1
+        assert f"{hidden}: Permission denied; the checkpoint cannot be read" in ended.err
+        hidden.chmod(mode)
     writing = ["sample"], ["evaluate", f"--config.evaluation.metrics={PIXELS}"]
     for command, *given in writing:
         remedy = "name another folder for what is written with --output=DIR"
