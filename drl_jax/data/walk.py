@@ -13,9 +13,16 @@ from typing import NamedTuple
 from drl_jax.data.notes import shown
 from drl_jax.errors import UserError
 
-_CONFIG = "config.json"  # in the folder of a run
+RUN_CONFIG = "config.json"  # in the folder of a run
+MAX_CONFIG = 2**20  # bytes of it
+RUN = "folder of a run of this program"  # how such folders are counted
 _RUN_KEYS = {"format", "data", "levels", "sampler", "checkpoint"}  # of a run's config
 _HIDDEN = (".", "__MACOSX")  # how names begin that file managers leave behind
+# No folder ends in these, so a link to nothing that does has cost no images.
+_FILES = frozenset(
+    ".bib .csv .doc .docx .htm .html .ini .ipynb .json .jsonl .log .mat .md .md5 .mp4 .pdf .pkl .pt .pth .py "
+    ".rst .sh .sha256 .toml .tsv .txt .xls .xlsx .xml .yaml .yml".split()
+)
 
 
 class Listing(NamedTuple):
@@ -42,7 +49,8 @@ def list_files(root: str, is_wanted: Callable[[str], bool]) -> Listing:
       is_wanted: tells by its name whether a file is wanted.
 
     Raises:
-      UserError: a folder cannot be listed, or `root` itself is the folder of a run.
+      UserError: a folder cannot be listed, a link to nothing may have led to a folder, or `root` itself is the
+        folder of a run.
     """
     if is_run(root):
         raise UserError(
@@ -55,9 +63,17 @@ def list_files(root: str, is_wanted: Callable[[str], bool]) -> Listing:
 def is_run(folder: str) -> bool:
     """Returns whether a folder is the workdir of a run."""
     try:
-        with open(os.path.join(folder, _CONFIG), "rb") as file:
-            config = json.loads(file.read(2**20))
-    except (OSError, ValueError):
+        with open(os.path.join(folder, RUN_CONFIG), "rb") as file:
+            return is_config_of_run(file.read(MAX_CONFIG))
+    except OSError:
+        return False
+
+
+def is_config_of_run(content: bytes) -> bool:
+    """Returns whether the content of a file `RUN_CONFIG` is the config of a run."""
+    try:
+        config = json.loads(content)
+    except (ValueError, RecursionError):
         return False
     return isinstance(config, dict) and config.keys() >= _RUN_KEYS
 
@@ -101,10 +117,17 @@ class _Walk:
         self._visited: set[tuple[int, int]] = set()
         self._left_out: Counter[str] = Counter()
         self._dangling: list[str] = []
+        self._lost: list[str] = []  # links to nothing that may have led to folders
 
     def listing(self) -> Listing:
         while self._linked_folders:
             self._visit_tree(self._linked_folders.popleft())
+        if self._lost:
+            path = os.path.join(self._root, min(self._lost))
+            raise UserError(
+                f"config.data.path: {shown(path)} is a link to nothing, and may have led to a folder of images; "
+                "restore what it leads to, such as a disk that is not mounted, or delete the link"
+            )
         self._add_linked_files()
         self._names += self._dangling
         sort_naturally(self._names)
@@ -123,7 +146,7 @@ class _Walk:
                     continue
                 self._visited.add((status.st_dev, status.st_ino))
                 if folder and is_run(path):
-                    self._left_out["folder of a run of this program"] += 1
+                    self._left_out[RUN] += 1
                     continue
                 with os.scandir(path) as entries:
                     for entry in entries:
@@ -165,8 +188,10 @@ class _Walk:
                 ) from error
             if self._is_wanted(name):
                 self._dangling.append(name)
-            else:
+            elif suffix_of(name) in _FILES:
                 self._left_out["link to nothing"] += 1
+            else:
+                self._lost.append(name)
             return
         if stat.S_ISDIR(mode):
             links.append(name)

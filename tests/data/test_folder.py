@@ -125,6 +125,19 @@ def test_a_link_to_nothing_is_named(tmp_path, target):
     assert values(tmp_path, skip_damaged=True) == [1, 2, 1]
 
 
+@pytest.mark.parametrize("name", ["disk", "images v1.0", "deep/part_2"])
+def test_a_link_to_nothing_that_may_be_a_folder_is_named(tmp_path, name, caplog):
+    write_images(tmp_path / "deep", 1)
+    (tmp_path / "labels.txt").symlink_to("/no/where.txt")
+    (tmp_path / ".hidden").symlink_to("/no/where")
+    assert values(tmp_path) == [1]
+    assert "left out are 1 hidden, 1 link to nothing" in reported(tmp_path, caplog)
+    (tmp_path / name).symlink_to("/no/where")
+    for options in ({}, {"skip_damaged": True}, {"for_check": True}):
+        line = refusal(tmp_path, **options)
+        assert line.startswith(f"config.data.path: {tmp_path}/{name} is a link to nothing, and may have led to")
+
+
 def test_pipes_and_sockets_do_not_block(tmp_path, caplog):
     write_images(tmp_path, 1)
     os.mkfifo(tmp_path / "pipe.png")
