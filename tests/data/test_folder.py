@@ -375,6 +375,62 @@ def test_a_name_that_comes_twice_is_read_once(tmp_path, caplog):
         assert "left out are 1 second copy of a name" in reported(tmp_path / name, caplog)
 
 
+@pytest.mark.parametrize("pack", PACK)
+@pytest.mark.parametrize("where", ["", "runs/mine/", "./runs/mine/"])
+def test_the_folder_of_a_run_in_an_archive_is_no_data(tmp_path, pack, where, caplog):
+    schema.save(Config(), epath.Path(tmp_path / "config.json"))
+    run = {
+        f"{where}samples.png": image(8),
+        f"{where}log.txt": b"",
+        f"{where}samples/a.zip": zip_bytes({"7.png": image(7)}),
+        f"{where}config.json": (tmp_path / "config.json").read_bytes(),
+        f"{where}samples/6.png": image(6),
+        f"{where}inner/config.json": (tmp_path / "config.json").read_bytes(),
+    }
+    others = {"1.png": image(1), "runs/2.png": image(2), "runs/mine2/3.png": image(3)}
+    others |= {"other/config.json": b'{"format": 1}', "other/4.png": image(4)}  # of another program
+    archive = tmp_path / pack
+    if where:
+        archive.write_bytes(PACK[pack](run | others))
+        assert values(archive) == [1, 4, 2, 3]
+        assert "left out are 1 folder of a run of this program, 1 .json" in reported(archive, caplog)
+    else:
+        archive.write_bytes(PACK[pack](run))
+        assert "holds no images: only 1 folder of a run of this program" in refusal(archive)
+        archive.write_bytes(PACK[pack]({"run.tar": tar_bytes(run), "1.png": image(1)}))
+        assert values(archive) == [1]
+        assert "left out are 1 folder of a run of this program" in reported(archive, caplog)
+
+
+@pytest.mark.parametrize("pack", ["a.zip", "a.tar", "a.tar.gz"])
+def test_names_that_come_to_the_same_are_counted(tmp_path, pack, caplog):
+    files = {"3.png": image(3), "./3.png": image(4), "i.zip/1.png": image(1)}
+    (tmp_path / pack).write_bytes(PACK[pack](files | {"i.zip": zip_bytes({"1.png": image(2)})}))
+    assert values(tmp_path / pack) == [4, 2]
+    assert "left out are 2 second copy of a name" in reported(tmp_path / pack, caplog)
+
+
+def test_a_zip_behind_a_program_is_read(tmp_path):
+    packed = zip_bytes({"1.png": image(1), "2.png": image(2)})
+    (tmp_path / "faces.exe").write_bytes(b"MZ" + bytes(5000) + packed)
+    assert values(tmp_path / "faces.exe") == [1, 2]
+    (tmp_path / "a.tar").write_bytes(tar_bytes({"faces.zip": b"#!/bin/sh\n" + packed}))
+    assert values(tmp_path / "a.tar") == [1, 2]
+
+
+def test_a_file_is_closed_when_python_ends(tmp_path, monkeypatch):
+    (tmp_path / "a").write_bytes(b"")
+    file = archives.File(os.open(tmp_path / "a", os.O_RDONLY))
+    descriptor, complaints = file.descriptor, []
+    monkeypatch.setattr(sys, "unraisablehook", complaints.append)
+    with monkeypatch.context() as ending:
+        ending.setattr(archives, "os", None)  # as Python leaves a module when it ends
+        del file
+    assert complaints == []
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
+
+
 def noise(seed: int) -> bytes:
     return encode(np.random.default_rng(seed).integers(256, size=(64, 64, 3), dtype=np.uint8))
 
