@@ -1,5 +1,6 @@
 """Images of one's own: files in a folder or in an archive, or arrays."""
 
+import glob
 import os
 import stat
 from collections import Counter
@@ -200,9 +201,9 @@ def _other_form(root: str, left_out: Counter[str]) -> str:
     """What to do with data in a form that is not read; empty if it is none that is known."""
     path = os.path.abspath(root)
     if ".parquet" in left_out:
-        files = f"{path}/**/*.parquet" if os.path.isdir(path) else path
+        files = f"{glob.escape(path)}/**/*.parquet" if os.path.isdir(path) else glob.escape(path)
         return f"holds Parquet, which is not read; {exports.export_parquet(files, f'{path}_images')}"
-    if ".mdb" in left_out:
-        path = path if os.path.isdir(path) else os.path.dirname(path)
-        return f"holds LMDB, which is not read; {exports.export_lmdb(path, f'{path}_images')}"
+    if ".mdb" in left_out and (found := exports.find_lmdbs(path)):
+        held = "LMDB" if len(found) == 1 else f"{len(found)} LMDBs, of which the command takes the first"
+        return f"holds {held}, which is not read; {exports.export_lmdb(found[0], f'{found[0]}_images')}"
     return ""

@@ -205,7 +205,8 @@ def open_source(
 
         if path is None:
             raise UserError(
-                "config.data.path must be set for config.data.name='folder': a folder or an archive of images"
+                "config.data.path must be set for config.data.name='folder': a folder or an archive of images; "
+                "`prepare` with --config.data.name=lsun/church_outdoor prints how to get those of LSUN"
             )
         source = open_folder(path, crop_resize, is_tolerant=skip_damaged or for_check)
     else:

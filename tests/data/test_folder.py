@@ -9,6 +9,7 @@ import os
 import random
 import re
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from drl_jax.data import archives, walk
 from drl_jax.data.decoding import Damaged, Unreadable
 from drl_jax.data.sources import open_source
 from drl_jax.errors import UserError
-from tests.data.helpers import encode, read_all
+from tests.data.helpers import encode, read_all, write_files
 
 
 def image(value: int, format: str = "PNG") -> bytes:
@@ -213,32 +214,40 @@ def test_the_order_is_natural():
     assert names == expected
 
 
-@pytest.mark.parametrize(("name", "package"), [("data.mdb", "lmdb"), ("train-0.parquet", "pyarrow")])
-def test_forms_that_are_not_read_come_with_a_command(tmp_path, name, package):
-    """The command runs; its package is replaced by one that has what the command uses of it."""
-    data, fake = tmp_path / "it's mine", tmp_path / "fake"
-    data.mkdir()
-    fake.mkdir()
-    (data / name).write_bytes(bytes(100))
-    (fake / "images.py").write_text(f"IMAGES = {[image(1), image(2)]!r}")
-    (fake / "lmdb.py").write_text(FAKE_LMDB)
-    (fake / "pyarrow").mkdir()
-    (fake / "pyarrow/__init__.py").write_text("")
-    (fake / "pyarrow/parquet.py").write_text(FAKE_PARQUET)
-    for path in (data, data / name):
-        line = refusal(path)
-        found = re.search(r"export it by: (.*) and give", line)
-        assert found is not None
-        install, _, command = found[1].partition(" && ")
-        assert install == f"pip install {package}"
-        folder = shlex.split(line.rpartition("--config.data.path=")[2])[0]
-        subprocess.run(
-            ["bash", "-c", command.replace("python -c", f"{shlex.quote(sys.executable)} -c")],
-            check=True,
-            timeout=60,
-            env={"PYTHONPATH": str(fake), "PATH": os.environ["PATH"]},
-        )
-        assert values(folder) == [1, 2]
+def exported(path: Path, fake: Path, row: str = '{"image": {"bytes": x}}') -> str:
+    """Runs the command with which data are refused, and returns the folder that it has made.
+
+    Args:
+      path: of the data.
+      fake: a folder for packages that have what the command uses of the real ones.
+      row: a row of Parquet with the image `x`.
+    """
+    for name, content in {
+        "images.py": f"IMAGES, ROW = {[image(1), image(2)]!r}, {row!r}",
+        "lmdb.py": FAKE_LMDB,
+        "pyarrow/__init__.py": "",
+        "pyarrow/parquet.py": FAKE_PARQUET,
+    }.items():
+        write_files(fake, {name: content.encode()})
+    line = refusal(path)
+    found = re.search(r"export it by: pip install (?:lmdb|pyarrow) && (.*) and give", line)
+    assert found is not None
+    subprocess.run(
+        ["sh", "-c", found[1].replace("python -c", f"{shlex.quote(sys.executable)} -B -c")],
+        check=True,
+        timeout=60,
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(fake), "PATH": os.environ["PATH"]},
+    )
+    return shlex.split(line.rpartition("--config.data.path=")[2])[0]
+
+
+@pytest.mark.parametrize("name", ["data.mdb", "train-0.parquet"])
+def test_forms_that_are_not_read_come_with_a_command(tmp_path, name):
+    write_files(tmp_path / "it's [mine]", {name: bytes(100)})
+    for path in (tmp_path / "it's [mine]", tmp_path / "it's [mine]" / name):
+        assert values(exported(path, tmp_path / "fake")) == [1, 2]
 
 
 FAKE_LMDB = """
@@ -246,8 +255,9 @@ import os
 from images import IMAGES
 
 class open:
-    def __init__(self, path, readonly, lock):
-        assert os.path.isdir(path) and readonly and not lock
+    def __init__(self, path, subdir, readonly, lock):
+        file = os.path.join(path, "data.mdb") if subdir else path
+        assert os.path.isfile(file) and readonly and not lock
     def begin(self):
         return self
     def cursor(self):
@@ -255,18 +265,54 @@ class open:
 """
 FAKE_PARQUET = """
 import os
-from images import IMAGES
+from images import IMAGES, ROW
 
 class read_table:
-    column_names = ["img", "label"]
     def __init__(self, path):
         assert os.path.isfile(path)
-    def __getitem__(self, name):
-        assert name == "img"
-        return self
     def to_pylist(self):
-        return [{"bytes": each} for each in IMAGES]
+        return [eval(ROW) for x in IMAGES]
 """
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        '{"label": 1, "image": {"bytes": x, "path": None}, "key": b"k"}',
+        '{"mask": {"bytes": b"m"}, "img": {"bytes": x}}',
+        '{"url": "u", "caption": {"text": "t"}, "picture": {"path": "p", "bytes": x}}',
+        '{"jpg": x, "label": 1}',
+    ],
+)
+def test_the_column_of_images_in_parquet_is_found(tmp_path, row):
+    (tmp_path / "train [1].parquet").write_bytes(b"")
+    assert values(exported(tmp_path / "train [1].parquet", tmp_path / "fake", row)) == [1, 2]
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        exported(tmp_path / "train [1].parquet", tmp_path / "fake", '{"label": 1}')
+    assert caught.value.stderr == f"no image in row 0 of {tmp_path}/train [1].parquet\n"
+
+
+@pytest.mark.parametrize("lmdb", ["church", "deep/er/church", "faces.mdb"])
+def test_the_lmdb_is_found(tmp_path, lmdb):
+    file = tmp_path / "data" / lmdb / ("" if lmdb.endswith(".mdb") else "data.mdb")
+    write_files(tmp_path / "data", {str(file.relative_to(tmp_path / "data")): b"", "readme.txt": b""})
+    paths = [tmp_path / "data", file]
+    if file.name == "data.mdb":
+        (file.parent / "lock.mdb").write_bytes(b"")
+        paths += [file.parent, file.parent / "lock.mdb"]
+    for path in paths:
+        folder = exported(path, tmp_path / "fake")
+        assert folder == f"{tmp_path}/data/{lmdb}_images"
+        assert values(folder) == [1, 2]
+        shutil.rmtree(folder)
+    write_files(tmp_path / "data" / "zoo", {"data.mdb": b"", "lock.mdb": b""})
+    assert "holds 2 LMDBs, of which the command takes the first, " in refusal(tmp_path / "data")
+    assert exported(tmp_path / "data", tmp_path / "fake") == f"{tmp_path}/data/{lmdb}_images"
+
+
+def test_the_lock_of_an_lmdb_alone_is_none(tmp_path):
+    (tmp_path / "lock.mdb").write_bytes(b"")
+    assert "holds no images: only 1 .mdb" in refusal(tmp_path)
 
 
 def test_what_a_folder_without_images_holds_is_reported(tmp_path):

@@ -405,12 +405,42 @@ def no_network(monkeypatch):
         ("lsun", "scenes/church_outdoor_train_lmdb.zip"),
         ("lsun/bedroom", "scenes/bedroom_train_lmdb.zip"),
         ("lsun/cat:3.1.0", "objects/cat.zip"),
+        ("LSUN", "scenes/church_outdoor_train_lmdb.zip"),
+        ("lsun/TV_monitor", "objects/tv-monitor.zip"),
     ],
 )
 def test_lsun_says_at_once_how_to_export(name, url, tmp_path, no_network):
     message = refused(name, tmp_path, None)
     assert message.startswith(f"config.data.name={name!r} cannot be prepared, ")
     assert f"http://dl.yf.io/lsun/{url}" in message
+
+
+def test_lsun_that_is_there_is_exported(tmp_path, no_network):
+    folder = tmp_path / "lsun" / "bedroom_train_lmdb"
+    write_files(folder, {"data.mdb": b"", "lock.mdb": b""})
+    message = refused("lsun/bedroom", tmp_path, tmp_path / "lsun")
+    assert f" {folder} bedroom_images and give --config.data.path=bedroom_images" in message
+    assert "http" not in message
+    (tmp_path / "lsun.zip").write_bytes(b"")
+    for path in ("lsun.zip", "nowhere"):
+        message = refused("lsun/bedroom", tmp_path, tmp_path / path)
+        assert message.startswith(f"config.data.path='{tmp_path}/{path}' holds no LMDB; ")
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("lsun/chruch", "did you mean lsun/church_outdoor? "),
+        ("lsun/church", "did you mean lsun/church_outdoor? "),
+        ("LSUN/bedrooms", "did you mean lsun/bedroom? "),
+        ("lsun/tv_monitors:3.1.0", "did you mean lsun/tv-monitor? "),
+        ("lsun/zebra crossings", ""),
+    ],
+)
+def test_a_category_that_lsun_has_not(name, meant, tmp_path, no_network):
+    message = refused(name, tmp_path, None)
+    start = f"config.data.name={name!r} is no category of LSUN; {meant}categories are bedroom, bridge, "
+    assert message.startswith(start)
 
 
 @pytest.mark.parametrize("name", ["svhn_cropped", "oxford_flowers102", "stl10"])
@@ -421,6 +451,7 @@ def test_a_set_that_needs_tensorflow_is_refused_before_a_download(name, tmp_path
 
 def test_the_folder_of_a_config_without_a_path(tmp_path):
     assert refused("folder", tmp_path, None).startswith("config.data.path must be set")
+    assert "`prepare` with --config.data.name=lsun/church_outdoor" in refused("folder", tmp_path, None)
     message = refused("folder", tmp_path, tmp_path / "nowhere")
     assert message.startswith(f"config.data.path='{tmp_path}/nowhere' does not exist")
 
