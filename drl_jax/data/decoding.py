@@ -90,8 +90,8 @@ class CropResize:
         Raises:
           Unfit: the values have no known range.
         """
-        tell = lambda topic, line: self.notes.once(topic, f"{origin} {line} (reported once)")
-        return viewing.as_shown(image, self.background, tell).convert(_MODES[self.channels])
+        report = lambda topic, line: self.notes.once(topic, f"{origin} {line} (reported once)")
+        return viewing.as_shown(image, self.background, report).convert(_MODES[self.channels])
 
     def _open(self, encoded: bytes, origin: str) -> Image.Image:
         try:
