@@ -33,6 +33,10 @@ class Damaged(Unreadable):
     """The content of one example is bad, so that reading it again would not help."""
 
 
+class TooSmall(Damaged):
+    """One image is smaller than the crop."""
+
+
 @dataclass(frozen=True)
 class CropResize:
     """Shows images as a viewer does, crops them to a square and resizes them (bilinear, antialiased).
@@ -107,7 +111,7 @@ class CropResize:
         """Pixels `[image_size, image_size, channels]` of an image of 8 bits per channel.
 
         Raises:
-          Damaged: the image is smaller than the crop.
+          TooSmall: the image is smaller than the crop.
         """
         if image.mode != _MODES[self.channels]:
             image = image.convert(_MODES[self.channels])
@@ -126,9 +130,9 @@ class CropResize:
         else:
             top, left, side, _ = self.crop
         if top + side > height or left + side > width:
-            raise Damaged(
+            raise TooSmall(
                 f"config.data.crop={self.crop} does not fit {origin}, which has {height} rows and "
-                f"{width} columns"
+                f"{width} columns; --config.data.crop=None takes the central square of an image of any size"
             )
         return image.crop((left, top, left + side, top + side))
 
