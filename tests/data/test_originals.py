@@ -231,9 +231,10 @@ def test_what_is_wrong_with_files_of_cifar(change, expected, cifar, tmp_path):
     assert expected in message
 
 
-def test_where_there_is_no_cifar(tmp_path):
+def test_where_there_is_no_cifar(tmp_path, capfd):
     (tmp_path / "empty").mkdir()
     message = refused("cifar10", tmp_path, tmp_path / "empty")
+    assert capfd.readouterr() == ("", "")
     for name in ("binary.tar.gz", "python.tar.gz", "batches-bin", "batches-py"):
         assert f"cifar-10-{name}" in message
     (tmp_path / "file.txt").write_text("x")
@@ -441,6 +442,18 @@ def test_a_category_that_lsun_has_not(name, meant, tmp_path, no_network):
     message = refused(name, tmp_path, None)
     start = f"config.data.name={name!r} is no category of LSUN; {meant}categories are bedroom, bridge, "
     assert message.startswith(start)
+
+
+def test_a_failed_download_of_a_set_with_configs_leaves_nothing(tmp_path, monkeypatch, capfd):
+    def fail(url, file, **_):
+        raise OSError("no network")
+
+    monkeypatch.setattr(downloads, "fetch", fail)
+    message = refused("imagenet_resized/64x64", tmp_path, None)
+    assert message.startswith("config.data.name='imagenet_resized/64x64': cannot download http://")
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert re.fullmatch("downloading http://.*zip\n", err)
 
 
 @pytest.mark.parametrize("name", ["svhn_cropped", "oxford_flowers102", "stl10"])
