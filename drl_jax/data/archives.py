@@ -18,7 +18,16 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from drl_jax.data.notes import shown
-from drl_jax.data.walk import MAX_CONFIG, RUN, RUN_CONFIG, is_config_of_run, is_hidden, suffix_of
+from drl_jax.data.walk import (
+    MAX_CONFIG,
+    PREVIEW,
+    RUN,
+    RUN_CONFIG,
+    is_config_of_run,
+    is_hidden,
+    suffix_of,
+    without_previews,
+)
 from drl_jax.errors import UserError
 
 SUFFIXES = (
@@ -90,6 +99,27 @@ def open_archive(path: str, is_wanted: Callable[[str], bool]) -> Contents:
             f"config.data.path: {shown(path)} cannot be read: {error.strerror or error}"
         ) from error
     return opener.contents()
+
+
+def how_to_unpack(path: str, command: str = "") -> str:
+    """Returns the end of a message: the command that unpacks an archive, and the flag that names its folder.
+
+    Args:
+      path: of the archive.
+      command: the program that unpacks it; without it `unzip` or `tar`.
+    """
+    path = os.path.abspath(path)
+    folder = os.path.join(os.path.dirname(path), os.path.basename(path).split(".")[0] + "_images")
+    given = shlex.quote(path)
+    if not command:
+        command = "unzip -q" if path.lower().endswith(".zip") else "tar -xf"
+    target = {"unzip -q": "-d", "7z x": "-o", "unrar x": ""}.get(command, "-C")
+    separator = "" if target == "-o" else " "
+    unpack = f"{command} {given} {target}{separator}{shlex.quote(folder + '/')}".replace("  ", " ")
+    return (
+        f"unpack it by: mkdir -p {shlex.quote(folder)} && {unpack} and give "
+        f"--config.data.path={shlex.quote(folder)}"
+    )
 
 
 def is_archive(name: str) -> bool:
@@ -167,6 +197,7 @@ class _Opener:
         self._files: dict[str, Read] = {}
         self._left_out: dict[str, Counter[str]] = {}  # by folder
         self._runs: set[str] = set()  # folders of runs of this program
+        self._arrays: list[str] = []  # names that end in .npz
 
     def contents(self) -> Contents:
         """What was found, without the folders of runs: in a tar, a run's config may come last."""
@@ -175,7 +206,9 @@ class _Opener:
         for folder, counts in self._left_out.items():
             if not self._is_of_run(folder):
                 left_out += counts
-        files = {name: read for name, read in self._files.items() if not self._is_of_run(name)}
+        wanted = [name for name in self._files if not self._is_of_run(name)]
+        files = {name: self._files[name] for name in without_previews(wanted, self._arrays)}
+        left_out[PREVIEW] = len(wanted) - len(files)
         return Contents(files, +left_out, self._spool.size)
 
     def add(self, archive: Slice, prefix: str, *, depth: int) -> None:
@@ -293,6 +326,8 @@ class _Opener:
             return False
         if self._is_wanted(name) or is_archive(name):
             return True
+        if name.endswith(".npz"):
+            self._arrays.append(name)
         self._count(suffix_of(name) if is_file else "link, pipe or device", name)
         return False
 
@@ -310,18 +345,7 @@ class _Opener:
         return f"config.data.path: {shown(self._path)}{inside}"
 
     def _refusal(self, prefix: str, problem: str, command: str = "") -> UserError:
-        path = os.path.abspath(self._path)
-        folder = os.path.join(os.path.dirname(path), os.path.basename(path).split(".")[0] + "_images")
-        given = shlex.quote(path)
-        if not command:
-            command = "unzip -q" if path.lower().endswith(".zip") else "tar -xf"
-        target = {"unzip -q": "-d", "7z x": "-o", "unrar x": ""}.get(command, "-C")
-        separator = "" if target == "-o" else " "
-        unpack = f"{command} {given} {target}{separator}{shlex.quote(folder + '/')}".replace("  ", " ")
-        return UserError(
-            f"{self._where(prefix)} {problem}; unpack it by: mkdir -p {shlex.quote(folder)} && {unpack} and "
-            f"give --config.data.path={shlex.quote(folder)}"
-        )
+        return UserError(f"{self._where(prefix)} {problem}; {how_to_unpack(self._path, command)}")
 
 
 class Spool:

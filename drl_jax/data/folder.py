@@ -98,7 +98,8 @@ def open_folder(path: str, crop_resize: CropResize, *, is_tolerant: bool = False
 def _open_directory(root: str, crop_resize: CropResize, *, is_tolerant: bool) -> ImageFiles | ArrayImages:
     is_known = lambda name: _is_image(name) or _is_array(name) or archives.is_archive(name)
     listing = walk.list_files(root, is_known)
-    kinds = {kind: [n for n in listing.names if is_kind(n)] for kind, is_kind in _KINDS.items()}
+    found = walk.without_previews(listing.names, listing.names)
+    kinds = {kind: [n for n in found if is_kind(n)] for kind, is_kind in _KINDS.items()}
     used = next((kind for kind, names in kinds.items() if names), None)
     if used is None:
         other = _other_form(root, listing.left_out)
@@ -106,6 +107,7 @@ def _open_directory(root: str, crop_resize: CropResize, *, is_tolerant: bool) ->
     left_out = listing.left_out + Counter(
         walk.suffix_of(name) for kind, names in kinds.items() if kind != used for name in names
     )
+    left_out += Counter({walk.PREVIEW: len(listing.names) - len(found)})
     dangling = [name for name in listing.dangling if _KINDS[used](name)]
     if dangling and not is_tolerant:
         raise UserError(
@@ -136,6 +138,13 @@ def _open_archives(
         files |= {f"{prefix}{name}": read for name, read in contents.files.items()}
         left_out += contents.left_out
         copied += contents.copied
+        if not files and (form := next((each for each in _UNPACKED if each in contents.left_out), None)):
+            what = _UNPACKED[form]
+            raise UserError(
+                f"config.data.path: {shown(path)} holds {what}, which are not read in an archive; "
+                f"{archives.how_to_unpack(path)}"
+                + ("" if what == "arrays" else "; `check` prints then how to export them")
+            )
     if not files:
         raise UserError(f"config.data.path={root!r} {_no_images(left_out)}")
     names = list(files)
@@ -195,6 +204,10 @@ def _no_images(left_out: Counter[str]) -> str:
 
 
 _SOME = ".png, .jpg, .webp, .bmp, .gif, .tif, .pgm, .jp2"
+
+
+# What is read only outside of archives, or is exported from there.
+_UNPACKED = {".npz": "arrays", ".npy": "arrays", ".parquet": "Parquet files", ".mdb": "files of LMDB"}
 
 
 def _other_form(root: str, left_out: Counter[str]) -> str:

@@ -91,7 +91,12 @@ def _scale_key(image: Image.Image) -> None:
 def _low_bytes(image: Image.Image) -> Image.Image | None:
     """The low bytes of a PNG of 16 bits with a transparent colour; Pillow keeps the high ones alone."""
     fp = getattr(image, "fp", None)
-    if fp is None or _raw_mode(image) != "RGB;16B" or "transparency" not in image.info or image.format != "PNG":
+    if (
+        fp is None
+        or _raw_mode(image) != "RGB;16B"
+        or "transparency" not in image.info
+        or image.format != "PNG"
+    ):
         return None
     place = fp.tell()
     fp.seek(0)

@@ -7,7 +7,7 @@ import re
 import stat
 from array import array
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from drl_jax.data.notes import shown
@@ -16,6 +16,9 @@ from drl_jax.errors import UserError
 RUN_CONFIG = "config.json"  # in the folder of a run
 MAX_CONFIG = 2**20  # bytes of it
 RUN = "folder of a run of this program"  # how such folders are counted
+PREVIEW = "picture of samples beside their arrays"  # how such files are counted
+_PREVIEWS = ("samples.png", "samples_process.png")  # what `sample` and `evaluate` write beside the samples
+_SAMPLES = re.compile(r"samples(_[0-9]+)?\.npz")
 _RUN_KEYS = {"format", "data", "levels", "sampler", "checkpoint"}  # of a run's config
 _HIDDEN = (".", "__MACOSX")  # how names begin that file managers leave behind
 # No folder ends in these, so a link to nothing that does has cost no images.
@@ -76,6 +79,21 @@ def is_config_of_run(content: bytes) -> bool:
     except (ValueError, RecursionError):
         return False
     return isinstance(config, dict) and config.keys() >= _RUN_KEYS
+
+
+def without_previews(names: Iterable[str], others: Iterable[str]) -> list[str]:
+    """Returns file names without those of pictures that this program writes beside samples.
+
+    Args:
+      names: of the files.
+      others: of files that may be the samples, which are arrays.
+    """
+    folders = {os.path.dirname(name) for name in others if _SAMPLES.fullmatch(os.path.basename(name))}
+    return [
+        name
+        for name in names
+        if os.path.basename(name) not in _PREVIEWS or os.path.dirname(name) not in folders
+    ]
 
 
 def is_hidden(name: str) -> bool:

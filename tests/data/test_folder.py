@@ -136,7 +136,9 @@ def test_a_link_to_nothing_that_may_be_a_folder_is_named(tmp_path, name, caplog)
     (tmp_path / name).symlink_to("/no/where")
     for options in ({}, {"skip_damaged": True}, {"for_check": True}):
         line = refusal(tmp_path, **options)
-        assert line.startswith(f"config.data.path: {tmp_path}/{name} is a link to nothing, and may have led to")
+        assert line.startswith(
+            f"config.data.path: {tmp_path}/{name} is a link to nothing, and may have led to"
+        )
 
 
 def test_pipes_and_sockets_do_not_block(tmp_path, caplog):
@@ -618,6 +620,64 @@ def test_a_folder_of_arrays_is_one_data_set(tmp_path, caplog):
     np.save(tmp_path / "labels.npy", np.arange(9))
     np.testing.assert_array_equal(read_all(opened(tmp_path)), images)
     assert "9 images; left out are 1 .npy of fewer than three axes" in reported(tmp_path, caplog)
+
+
+def test_pictures_of_samples_are_left_out_beside_the_samples(tmp_path, caplog):
+    images = pixels(9)
+    np.savez(tmp_path / "samples.npz", arr_0=images)
+    for name in ("samples.png", "samples_process.png"):
+        (tmp_path / name).write_bytes(image(9))
+    np.testing.assert_array_equal(read_all(opened(tmp_path)), images)
+    line = reported(tmp_path, caplog)
+    assert line.endswith("9 images; left out are 2 picture of samples beside their arrays")
+    files = {f"drawn/{path.name}": path.read_bytes() for path in tmp_path.iterdir()}
+    files |= {"1.png": image(1), "own/samples.png": image(2), "drawn/3.png": image(3)}
+    files |= {"scores/samples_0000000.npz": b"", "scores/samples.png": image(4)}
+    write_files(tmp_path / "data", files)
+    for path in (tmp_path / "data", *(tmp_path / f"all{suffix}" for suffix in (".zip", ".tar"))):
+        if path.suffix:
+            path.write_bytes(PACK[f"a{path.suffix}"](files))
+        caplog.clear()
+        assert values(path) == [1, 3, 2]
+        assert "3 picture of samples beside their arrays" in reported(path, caplog)
+
+
+@pytest.mark.parametrize(
+    ("form", "named"),
+    [
+        ("a.npz", "arrays"),
+        ("a.npy", "arrays"),
+        ("x/a.parquet", "Parquet files"),
+        ("x/data.mdb", "files of LMDB"),
+    ],
+)
+@pytest.mark.parametrize("pack", ["all.zip", "all.tar", "all.tar.gz"])
+def test_other_forms_in_an_archive_are_to_be_unpacked(tmp_path, form, named, pack):
+    np.save(tmp_path / "a.npy", pixels(2))
+    content = (tmp_path / "a.npy").read_bytes() if form == "a.npy" else b""
+    (tmp_path / pack).write_bytes(PACK[pack.replace("all", "a")]({form: content, "readme.txt": b""}))
+    for path in (tmp_path / pack, tmp_path):
+        if path == tmp_path:
+            (tmp_path / "a.npy").unlink()
+        line = refusal(path)
+        assert line.startswith(f"config.data.path: {tmp_path}/{pack} holds {named}, which are not read in an")
+        assert f"; unpack it by: mkdir -p {tmp_path}/all_images && " in line
+        assert f" and give --config.data.path={tmp_path}/all_images" in line
+        assert line.endswith("; `check` prints then how to export them") == (named != "arrays")
+
+
+def test_several_arrays_come_with_the_command_that_saves_one(tmp_path):
+    images = pixels(6, 8, 8)
+    path = tmp_path / "it's mnist.npz"
+    np.savez(path, x_test=images[:2], y_test=np.arange(2), x_train=images, y_train=np.arange(6))
+    line = refusal(path)
+    found = re.search(r"holds x_test, y_test, x_train, y_train: .* by: (python .*) and give (.*)$", line)
+    assert found is not None
+    command = found[1].replace("python", shlex.quote(sys.executable), 1)
+    subprocess.run(["sh", "-c", command], check=True, timeout=60)
+    assert shlex.split(found[2]) == [f"--config.data.path={tmp_path}/it's mnist_x_train.npy"]
+    source = open_source("folder", path=f"{tmp_path}/it's mnist_x_train.npy", image_size=8, channels=1)
+    np.testing.assert_array_equal(read_all(source)[..., 0], images)
 
 
 def test_imagenet_64_is_read_as_it_is_published(tmp_path):
