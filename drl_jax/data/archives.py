@@ -80,12 +80,12 @@ def open_archive(path: str, is_wanted: Callable[[str], bool]) -> Contents:
     """Lists an archive: zip, tar, or tar compressed by gzip, bzip2 or xz.
 
     What can only be read from beginning to end (a compressed tar, an archive inside an archive) is unpacked
-    to a temporary file, if it fits in half of the free space there. What lies below the folder of a run of this
-    program is left out, as in `walk.list_files`.
+    to a temporary file, if it fits in half of the free space there. What lies below the folder of a run of
+    this program is left out, as in `walk.list_files`.
 
     Args:
       path: of the archive.
-      is_wanted: tells by its name whether a file is wanted.
+      is_wanted: whether, by its name, a file is wanted.
 
     Raises:
       UserError: it is no such archive, is damaged or encrypted, or there is no room to unpack it.
@@ -225,6 +225,8 @@ class _Opener:
             raise self._refusal(prefix, "is an archive that is not read", command)
         elif zipfile.is_zipfile(archive):  # with a program before it, which unpacks it
             self._add_zip(archive, prefix, depth)
+        elif not start:
+            raise UserError(f"{self._where(prefix)} is empty")
         elif not prefix:
             raise UserError(
                 f"config.data.path={shown(self._path)} is neither a zip nor a tar; give a folder or an "

@@ -90,8 +90,10 @@ def _open(path: str, *, is_alone: bool) -> np.ndarray | None:
     where = f"config.data.path: {shown(path)}"
     try:
         with open(path, "rb") as file:
-            is_zip = file.read(2) == b"PK"
-            images = _from_npz(path, where) if is_zip else _mapped(file, 0, where)
+            start = file.read(2)
+            if not start:
+                raise UserError(f"{where} is empty")
+            images = _from_npz(path, where) if start == b"PK" else _mapped(file, 0, where)
     except DAMAGE as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise UserError(f"{where} is damaged or cannot be read: {reason}") from error

@@ -74,6 +74,8 @@ class CropResize:
         Raises:
           Damaged: the image is damaged, has values of no known range, or is smaller than the crop.
         """
+        if not encoded:
+            raise Damaged(f"{origin} is empty")
         try:
             image = self._open(encoded, origin)
         except UnidentifiedImageError:

@@ -174,8 +174,8 @@ class Downloads:
             fetch(url, file, sha256=info.checksum if info else "")
         except OSError as error:
             raise UserError(
-                f"config.data.name={self.given_name!r}: cannot download {url}: {error}; download {filename} by "
-                "other means and set config.data.path to its folder"
+                f"config.data.name={self.given_name!r}: cannot download {url}: {error}; download {filename} "
+                "by other means and set config.data.path to its folder"
             ) from error
         return file
 

@@ -19,8 +19,8 @@ from drl_jax.data.downloads import Downloads
 from drl_jax.errors import UserError
 
 # This module replaces `_make_download_manager`, `_split_generators` and `_generate_examples` of a builder,
-# `encode_example` of its images, and `shuffle.MAX_MEM_BUFFER_SIZE`. These are internals of the library, so pyproject.toml pins
-# tensorflow-datasets to ~=4.9.10.
+# `encode_example` of its images, and `shuffle.MAX_MEM_BUFFER_SIZE`. These are internals of the library, so
+# pyproject.toml pins tensorflow-datasets to ~=4.9.10.
 
 
 def build(builder: tfds.core.DatasetBuilder, downloads: Downloads) -> None:

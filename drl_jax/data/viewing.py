@@ -54,10 +54,10 @@ def as_shown(image: Image.Image, background: Sequence[int], report: Report) -> I
     _scale_key(image)
     bits, largest, low = _bits(image), _largest(image), _low_bytes(image)
     image.load()
-    turn, key = _TURNS.get(_orientation(image)), image.info.get("transparency")
+    turn = _TURNS.get(_orientation(image))
     image = _eight_bits(image, bits, largest, report)
     if low is not None:
-        image = _without_colour(image, low, key)
+        image = _without_colour(image, low, image.info["transparency"])
     image = _on_background(image, background, report)
     return image if turn is None else image.transpose(turn)
 

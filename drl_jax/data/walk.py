@@ -17,14 +17,25 @@ RUN_CONFIG = "config.json"  # in the folder of a run
 MAX_CONFIG = 2**20  # bytes of it
 RUN = "folder of a run of this program"  # how such folders are counted
 PREVIEW = "picture of samples beside their arrays"  # how such files are counted
+NO_SUFFIX = "without a suffix"  # how such files are counted
+_PLURALS = {
+    RUN: "folders of runs of this program",
+    PREVIEW: "pictures of samples beside their arrays",
+    "link to nothing": "links to nothing",
+    "link to a file that is there already": "links to files that are there already",
+    "pipe, socket or device": "pipes, sockets or devices",
+    "link, pipe or device": "links, pipes or devices",
+    "second copy of a name": "second copies of names",
+}
 _PREVIEWS = ("samples.png", "samples_process.png")  # what `sample` and `evaluate` write beside the samples
 _SAMPLES = re.compile(r"samples(_[0-9]+)?\.npz")
 _RUN_KEYS = {"format", "data", "levels", "sampler", "checkpoint"}  # of a run's config
 _HIDDEN = (".", "__MACOSX")  # how names begin that file managers leave behind
 # No folder ends in these, so a link to nothing that does has cost no images.
-_FILES = frozenset(
-    ".bib .csv .doc .docx .htm .html .ini .ipynb .json .jsonl .log .mat .md .md5 .mp4 .pdf .pkl .pt .pth .py "
-    ".rst .sh .sha256 .toml .tsv .txt .xls .xlsx .xml .yaml .yml".split()
+_FILES = (
+    *(".bib", ".csv", ".doc", ".docx", ".htm", ".html", ".ini", ".ipynb", ".json", ".jsonl", ".log", ".mat"),
+    *(".md", ".md5", ".mp4", ".pdf", ".pkl", ".pt", ".pth", ".py", ".rst", ".sh", ".sha256", ".toml", ".tsv"),
+    *(".txt", ".xls", ".xlsx", ".xml", ".yaml", ".yml"),
 )
 
 
@@ -49,11 +60,11 @@ def list_files(root: str, is_wanted: Callable[[str], bool]) -> Listing:
 
     Args:
       root: the folder.
-      is_wanted: tells by its name whether a file is wanted.
+      is_wanted: whether, by its name, a file is wanted.
 
     Raises:
-      UserError: a folder cannot be listed, a link to nothing may have led to a folder, or `root` itself is the
-        folder of a run.
+      UserError: a folder cannot be listed, a link to nothing may have led to a folder, or `root` itself is
+        the folder of a run.
     """
     if is_run(root):
         raise UserError(
@@ -102,8 +113,8 @@ def is_hidden(name: str) -> bool:
 
 
 def suffix_of(name: str) -> str:
-    """Returns the suffix of a file name in lower case, or "no suffix"."""
-    return shown(os.path.splitext(name)[1].lower()) or "no suffix"
+    """Returns the suffix of a file name in lower case, or `NO_SUFFIX`."""
+    return shown(os.path.splitext(name)[1].lower()) or NO_SUFFIX
 
 
 def sort_naturally(names: list[str]) -> None:
@@ -114,7 +125,10 @@ def sort_naturally(names: list[str]) -> None:
 
 def as_text(left_out: Counter[str]) -> str:
     """Returns counts as text, the largest first: "12 .txt, 1 hidden"."""
-    counts = [f"{count:,} {kind}" for kind, count in left_out.most_common(8)]
+    counts = [
+        f"{count:,} {kind if count == 1 else _PLURALS.get(kind, kind)}"
+        for kind, count in left_out.most_common(8)
+    ]
     if others := len(left_out) - len(counts):
         counts.append(f"files of {others:,} other kinds")
     return ", ".join(counts)
@@ -143,8 +157,8 @@ class _Walk:
         if self._lost:
             path = os.path.join(self._root, min(self._lost))
             raise UserError(
-                f"config.data.path: {shown(path)} is a link to nothing, and may have led to a folder of images; "
-                "restore what it leads to, such as a disk that is not mounted, or delete the link"
+                f"config.data.path: {shown(path)} is a link to nothing, and may have led to a folder; "
+                "restore it, such as a disk that is not mounted, or delete the link"
             )
         self._add_linked_files()
         self._names += self._dangling

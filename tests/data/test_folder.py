@@ -25,7 +25,7 @@ from PIL import Image
 
 from drl_jax.config import schema
 from drl_jax.config.schema import Config
-from drl_jax.data import archives, walk
+from drl_jax.data import archives, folder, walk
 from drl_jax.data.decoding import Damaged, Unreadable
 from drl_jax.data.sources import open_source
 from drl_jax.errors import UserError
@@ -79,11 +79,17 @@ def test_formats_of_pillow_are_read_and_the_others_are_counted(tmp_path, caplog)
     assert values(tmp_path) == [100] * len(formats)
     line = reported(tmp_path, caplog)
     assert line.startswith(f"config.data.path={tmp_path}: 6 images; left out are 2 .txt, ")
-    for part in ("1 .heic", "1 no suffix", "1 hidden", "1 .eps", "(HEIC: convert them to PNG or JPEG first)"):
+    for part in (
+        "1 .heic",
+        "1 without a suffix",
+        "1 hidden",
+        "1 .eps",
+        "(HEIC: convert them to PNG or JPEG first)",
+    ):
         assert part in line
 
 
-def test_nothing_is_told_of_a_folder_of_plain_images(tmp_path, caplog):
+def test_nothing_is_reported_of_a_folder_of_plain_images(tmp_path, caplog):
     write_images(tmp_path, 1, 2)
     assert reported(tmp_path, caplog) == ""
 
@@ -115,7 +121,7 @@ def test_links_to_files_are_read_once(tmp_path, caplog):
     (data / "3.png").symlink_to(other / "7.png")
     (data / "4.png").symlink_to(other / "7.png")
     assert values(data) == [1, 2, 7]
-    assert "left out are 2 link to a file that is there already" in reported(data, caplog)
+    assert "left out are 2 links to files that are there already" in reported(data, caplog)
 
 
 @pytest.mark.parametrize("target", ["nowhere.png", "loop.png"])
@@ -149,7 +155,7 @@ def test_pipes_and_sockets_do_not_block(tmp_path, caplog):
         server.bind(f"{short}/s.png")
         (tmp_path / "to_socket").symlink_to(short)
         assert values(tmp_path) == [1]
-        assert "left out are 3 pipe, socket or device" in reported(tmp_path, caplog)
+        assert "left out are 3 pipes, sockets or devices" in reported(tmp_path, caplog)
     assert "is no file" in refusal(tmp_path / "pipe.png")
     assert "is no file" in refusal("/dev/zero")
 
@@ -323,11 +329,49 @@ def test_what_a_folder_without_images_holds_is_reported(tmp_path):
     (tmp_path / "b.txt").write_bytes(b"")
     line = refusal(tmp_path)
     assert "holds no images: only 1 .heic, 1 .txt (HEIC: convert them" in line
+    for name in ("IMG_1.CR3", "c.png.gz", "noise"):
+        (tmp_path / name).write_bytes(b"")
+    line = refusal(tmp_path)
+    assert "(HEIC and raw photographs: convert them to PNG or JPEG first; .gz: unpack them by gunzip)" in line
+    assert " (a file needs a suffix such as .png to be read); give images (.png" in line
+
+
+@pytest.mark.parametrize("name", ["1.png", "a.zip", "a.tar", "a.tar.gz", "a.npy", "a.npz"])
+def test_an_empty_file_is_called_empty(tmp_path, name):
+    (tmp_path / name).write_bytes(b"")
+    assert refusal(tmp_path) == f"config.data.path: {tmp_path}/{name} is empty"
+
+
+def test_the_originals_of_a_set_are_to_be_prepared(tmp_path):
+    files = {
+        "cifar10": ("cifar-10-batches-py/batches.meta", "cifar-10-batches-py/data_batch_1"),
+        "cifar100": ("cifar-100-python/meta", "cifar-100-python/train"),
+        "mnist": ("raw/train-images-idx3-ubyte", "raw/train-labels-idx1-ubyte"),
+    }
+    for name, (first, second) in files.items():
+        content = {first: b"x", second: b"x"}
+        write_files(tmp_path / name, content)
+        (tmp_path / f"{name} archive").mkdir()
+        paths = [tmp_path / name, (tmp_path / name / first).parent]
+        if name != "mnist":
+            archive = tmp_path / f"{name} archive" / f"cifar-{name[5:]}-python.tar.gz"
+            archive.write_bytes(PACK["a.tgz"](content))
+            paths += [archive, archive.parent]
+        for path in paths:
+            line = refusal(path)
+            assert line.startswith(f"config.data.path={str(path)!r} holds the originals of {name}")
+            flag = f"--config.data.path={shlex.quote(str(path))}, then give --config.data.name={name}"
+            assert line.endswith(f"run `prepare` with --config.data.name={name} {flag}")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "meta").write_bytes(b"x")
+    assert "holds no images: only 1 without a suffix" in refusal(tmp_path / "other")
 
 
 def test_one_image_is_no_data_set(tmp_path):
     write_images(tmp_path, 1)
     assert "is one image; give the folder that it is in" in refusal(tmp_path / "1.png")
+    (tmp_path / "2.png.gz").write_bytes(gzip.compress(image(1)))
+    assert "is one compressed image; unpack it by gunzip and give the fol" in refusal(tmp_path / "2.png.gz")
     (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
     assert "is a link to nothing" in refusal(tmp_path / "gone")
 
@@ -376,11 +420,13 @@ PACK = {
 
 
 @pytest.mark.parametrize("name", PACK)
-def test_archives_are_read(tmp_path, name, caplog):
+def test_archives_are_read(tmp_path, name, caplog, monkeypatch):
     (tmp_path / name).write_bytes(PACK[name](FILES))
     assert values(tmp_path / name) == [9, 10]
     source = opened(tmp_path / name)
     np.testing.assert_array_equal(source.take(np.array([1, 0, 1]))[:, 0, 0, 0], [10, 9, 10])
+    assert "were unpacked" not in reported(tmp_path / name, caplog)  # 0 MiB
+    monkeypatch.setattr(folder, "_MANY_BYTES", 1)
     lines = reported(tmp_path / name, caplog)
     assert "2 images; left out are 2 hidden, 1 .txt" in lines
     is_compressed = name not in ("a.zip", "a.tar")
@@ -408,7 +454,7 @@ def test_archives_beside_images_are_left_out(tmp_path, caplog):
     (tmp_path / "a.zip").write_bytes(zip_bytes({"2.png": image(2)}))
     np.save(tmp_path / "b.npy", np.zeros((3, 4, 4, 3), np.uint8))
     assert values(tmp_path) == [1]
-    assert "1 images; left out are 1 .npy, 1 .zip" in reported(tmp_path, caplog)
+    assert "1 image; left out are 1 .npy, 1 .zip" in reported(tmp_path, caplog)
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
@@ -420,7 +466,7 @@ def test_a_name_that_comes_twice_is_read_once(tmp_path, caplog):
     for name in ("a.zip", "a.tar"):
         caplog.clear()
         assert values(tmp_path / name) == [2]  # the last one counts, as for programs that unpack
-        assert "left out are 1 second copy of a name" in reported(tmp_path / name, caplog)
+        assert "left out is 1 second copy of a name" in reported(tmp_path / name, caplog)
 
 
 @pytest.mark.parametrize("pack", PACK)
@@ -447,7 +493,7 @@ def test_the_folder_of_a_run_in_an_archive_is_no_data(tmp_path, pack, where, cap
         assert "holds no images: only 1 folder of a run of this program" in refusal(archive)
         archive.write_bytes(PACK[pack]({"run.tar": tar_bytes(run), "1.png": image(1)}))
         assert values(archive) == [1]
-        assert "left out are 1 folder of a run of this program" in reported(archive, caplog)
+        assert "left out is 1 folder of a run of this program" in reported(archive, caplog)
 
 
 @pytest.mark.parametrize("pack", ["a.zip", "a.tar", "a.tar.gz"])
@@ -455,7 +501,7 @@ def test_names_that_come_to_the_same_are_counted(tmp_path, pack, caplog):
     files = {"3.png": image(3), "./3.png": image(4), "i.zip/1.png": image(1)}
     (tmp_path / pack).write_bytes(PACK[pack](files | {"i.zip": zip_bytes({"1.png": image(2)})}))
     assert values(tmp_path / pack) == [4, 2]
-    assert "left out are 2 second copy of a name" in reported(tmp_path / pack, caplog)
+    assert "left out are 2 second copies of names" in reported(tmp_path / pack, caplog)
 
 
 def test_a_zip_behind_a_program_is_read(tmp_path):
@@ -570,7 +616,7 @@ def test_links_in_a_tar_are_left_out(tmp_path, caplog):
             member.type, member.linkname = kind, "1.png"
             tar.addfile(member)
     assert values(tmp_path / "a.tar") == [1]
-    assert "3 link, pipe or device" in reported(tmp_path / "a.tar", caplog)
+    assert "3 links, pipes or devices" in reported(tmp_path / "a.tar", caplog)
 
 
 # Arrays
@@ -619,7 +665,7 @@ def test_a_folder_of_arrays_is_one_data_set(tmp_path, caplog):
     np.savez_compressed(tmp_path / "part_1.npz", arr_0=images[:3])
     np.save(tmp_path / "labels.npy", np.arange(9))
     np.testing.assert_array_equal(read_all(opened(tmp_path)), images)
-    assert "9 images; left out are 1 .npy of fewer than three axes" in reported(tmp_path, caplog)
+    assert "9 images; left out is 1 .npy of fewer than three axes" in reported(tmp_path, caplog)
 
 
 def test_pictures_of_samples_are_left_out_beside_the_samples(tmp_path, caplog):
@@ -629,7 +675,7 @@ def test_pictures_of_samples_are_left_out_beside_the_samples(tmp_path, caplog):
         (tmp_path / name).write_bytes(image(9))
     np.testing.assert_array_equal(read_all(opened(tmp_path)), images)
     line = reported(tmp_path, caplog)
-    assert line.endswith("9 images; left out are 2 picture of samples beside their arrays")
+    assert line.endswith("9 images; left out are 2 pictures of samples beside their arrays")
     files = {f"drawn/{path.name}": path.read_bytes() for path in tmp_path.iterdir()}
     files |= {"1.png": image(1), "own/samples.png": image(2), "drawn/3.png": image(3)}
     files |= {"scores/samples_0000000.npz": b"", "scores/samples.png": image(4)}
@@ -639,7 +685,7 @@ def test_pictures_of_samples_are_left_out_beside_the_samples(tmp_path, caplog):
             path.write_bytes(PACK[f"a{path.suffix}"](files))
         caplog.clear()
         assert values(path) == [1, 3, 2]
-        assert "3 picture of samples beside their arrays" in reported(path, caplog)
+        assert "3 pictures of samples beside their arrays" in reported(path, caplog)
 
 
 @pytest.mark.parametrize(

@@ -201,7 +201,7 @@ def test_a_pickle_with_any_damage_is_read_or_refused(cifar, tmp_path, monkeypatc
         except UserError as error:
             outcomes.append(str(error))
     lines = [each for each in outcomes if isinstance(each, str)]
-    start = f"{file} is not a file of CIFAR's python archive, or is damaged: "
+    start = f"config.data.path: {file} is not a file of CIFAR's python archive, or is damaged: "
     assert all(line.startswith(start) and "\n" not in line for line in lines)
     assert 50 < len(lines) < len(outcomes) - 50
     assert [path.name for path in tmp_path.iterdir()] == ["batch"]
@@ -229,6 +229,7 @@ def test_what_is_wrong_with_files_of_cifar(change, expected, cifar, tmp_path):
     message = refused("cifar10", tmp_path, tmp_path / "originals")
     assert "config.data.name='cifar10'" in message
     assert expected in message
+    assert ("unpack cifar-10-python.tar.gz again" in message) == ("missing" in expected)
 
 
 def test_where_there_is_no_cifar(tmp_path, capfd):

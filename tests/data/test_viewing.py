@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
-from PIL import Image, PngImagePlugin
+from PIL import Image, PngImagePlugin, TiffImagePlugin
 
 from drl_jax.data import viewing
 from drl_jax.data.decoding import CropResize, Damaged
@@ -228,7 +228,8 @@ def test_a_tiff_whose_zero_is_white(bits, white_is_zero):
         for compression in ("tiff_lzw", "tiff_adobe_deflate"):
             image = Image.open(io.BytesIO(encoded))
             packed = saved(image, "TIFF", compression=compression, tiffinfo={262: 0 if white_is_zero else 1})
-            assert Image.open(io.BytesIO(packed)).tag_v2[262] == 1 - white_is_zero
+            assert isinstance(again := Image.open(io.BytesIO(packed)), TiffImagePlugin.TiffImageFile)
+            assert again.tag_v2[262] == 1 - white_is_zero
             np.testing.assert_array_equal(decode(packed, 8, channels=1)[..., 0], expected)
 
 

@@ -47,7 +47,7 @@ def damage(folder) -> dict[str, str]:
     return {
         "3.png": "is damaged",
         "77.png": "is not an image that can be read",
-        "78.png": "is not an image that can be read",
+        "78.png": "is empty",
         "150.png": "is a link to nothing",
         "199.pfm": "has floating-point values",
     }
@@ -169,7 +169,7 @@ def test_own_samples_are_a_data_set_and_no_part_of_the_data_around_them(images, 
     run("sample", f"--workdir={workdir}")
     assert len(open_source("folder", path=str(images), image_size=8)) == 200
     run("train", "--config=digits", *small(training__steps=6), *flags)
-    assert "left out are 1 folder of a run of this program" in capfd.readouterr().out
+    assert "left out is 1 folder of a run of this program" in capfd.readouterr().out
     source = open_source("folder", path=str(workdir / "samples.npz"), image_size=8, channels=1)
     assert isinstance(source, Opened)
     with np.load(workdir / "samples.npz") as samples:
