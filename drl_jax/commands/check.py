@@ -2,14 +2,16 @@
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 
 from drl_jax.config.build import open_data
 from drl_jax.config.schema import Config
-from drl_jax.data.decoding import Unreadable
+from drl_jax.data.decoding import Damaged, TooSmall, Unreadable
 from drl_jax.data.sources import Source
 from drl_jax.errors import UserError
 from drl_jax.machine import num_cores
@@ -31,30 +33,61 @@ def check(config: Config, prepare_command: str) -> None:
     source = open_data(config, prepare_command, for_check=True)
     progress = _Progress(len(source))
     source.notes.listen(lambda level, line: progress.print(line))
-    bad = 0
+    bad: Counter[type] = Counter()
     for count, reasons in _read_all(source):
         for reason in reasons:
-            progress.print(reason)
-        bad += len(reasons)
-        progress.add(count, bad)
+            progress.print(reason.line)
+            bad[reason.kind] += 1
+        progress.add(count, bad.total())
     progress.end()
+    total, name = len(source), config.data.name
     if bad:
         raise UserError(
-            f"{bad:,} of {len(source):,} examples of config.data.name={config.data.name!r} cannot be used; "
-            "fix or delete them, or set config.data.skip_damaged=True, which replaces those that are damaged"
+            f"{_counted(bad.total(), total)} of config.data.name={name!r} cannot be used; "
+            f"{_remedy(bad, bad.total() == total, skips=config.data.skip_damaged)}"
         )
-    print(f"all {len(source):,} examples of config.data.name={config.data.name!r} can be used", flush=True)
+    print(f"{_counted(total, total)} of config.data.name={name!r} can be used", flush=True)
 
 
-def _read_all(source: Source) -> Iterator[tuple[int, list[str]]]:
+def _counted(count: int, total: int) -> str:
+    if total == 1:
+        return "the only example"
+    return f"{'all' if count == total else f'{count:,} of'} {total:,} examples"
+
+
+class _Reason(NamedTuple):
+    """Why an example cannot be used: a line that names it, and the type of the error."""
+
+    line: str
+    kind: type[Unreadable]
+
+
+def _remedy(bad: Counter[type], are_all_bad: bool, *, skips: bool) -> str:
+    """What helps against the bad examples, which are counted by the type of their error."""
+    remedies = []
+    if bad[Unreadable]:
+        remedies.append("the reasons why some cannot be read are above")
+    if bad[Damaged]:
+        remedies.append("fix or delete those that are damaged")
+    if bad[TooSmall]:
+        remedies.append("for those that are too small set --config.data.crop=None")
+    if (bad[Damaged] or bad[TooSmall]) and not are_all_bad:
+        key = "config.data.skip_damaged=True"
+        remedies.append(f"in training {key} replaces both" if skips else f"or set {key}, which replaces both")
+        if not (bad[Damaged] and bad[TooSmall]):
+            remedies[-1] = remedies[-1].replace("both", "them")
+    return "; ".join(remedies)
+
+
+def _read_all(source: Source) -> Iterator[tuple[int, list[_Reason]]]:
     """Reads all examples in threads. Yields how many more were read, and what is wrong with some of them."""
 
-    def reasons(indices: np.ndarray) -> list[str]:
+    def reasons(indices: np.ndarray) -> list[_Reason]:
         try:
             source.take(indices)
         except Unreadable as error:
             if len(indices) == 1:
-                return [str(error)]
+                return [_Reason(str(error), type(error))]
             return [reason for index in indices for reason in reasons(np.array([index]))]
         return []
 

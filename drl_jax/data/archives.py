@@ -5,6 +5,7 @@ import gzip
 import io
 import lzma
 import os
+import posixpath
 import shlex
 import shutil
 import tarfile
@@ -17,7 +18,16 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from drl_jax.data.notes import shown
-from drl_jax.data.walk import is_hidden, suffix_of
+from drl_jax.data.walk import (
+    MAX_CONFIG,
+    PREVIEW,
+    RUN,
+    RUN_CONFIG,
+    is_config_of_run,
+    is_hidden,
+    suffix_of,
+    without_previews,
+)
 from drl_jax.errors import UserError
 
 SUFFIXES = (
@@ -70,11 +80,12 @@ def open_archive(path: str, is_wanted: Callable[[str], bool]) -> Contents:
     """Lists an archive: zip, tar, or tar compressed by gzip, bzip2 or xz.
 
     What can only be read from beginning to end (a compressed tar, an archive inside an archive) is unpacked
-    to a temporary file, if it fits in half of the free space there.
+    to a temporary file, if it fits in half of the free space there. What lies below the folder of a run of
+    this program is left out, as in `walk.list_files`.
 
     Args:
       path: of the archive.
-      is_wanted: tells by its name whether a file is wanted.
+      is_wanted: whether, by its name, a file is wanted.
 
     Raises:
       UserError: it is no such archive, is damaged or encrypted, or there is no room to unpack it.
@@ -87,7 +98,28 @@ def open_archive(path: str, is_wanted: Callable[[str], bool]) -> Contents:
         raise UserError(
             f"config.data.path: {shown(path)} cannot be read: {error.strerror or error}"
         ) from error
-    return Contents(opener.files, opener.left_out, opener.copied)
+    return opener.contents()
+
+
+def how_to_unpack(path: str, command: str = "") -> str:
+    """Returns the end of a message: the command that unpacks an archive, and the flag that names its folder.
+
+    Args:
+      path: of the archive.
+      command: the program that unpacks it; without it `unzip` or `tar`.
+    """
+    path = os.path.abspath(path)
+    folder = os.path.join(os.path.dirname(path), os.path.basename(path).split(".")[0] + "_images")
+    given = shlex.quote(path)
+    if not command:
+        command = "unzip -q" if path.lower().endswith(".zip") else "tar -xf"
+    target = {"unzip -q": "-d", "7z x": "-o", "unrar x": ""}.get(command, "-C")
+    separator = "" if target == "-o" else " "
+    unpack = f"{command} {given} {target}{separator}{shlex.quote(folder + '/')}".replace("  ", " ")
+    return (
+        f"unpack it by: mkdir -p {shlex.quote(folder)} && {unpack} and give "
+        f"--config.data.path={shlex.quote(folder)}"
+    )
 
 
 def is_archive(name: str) -> bool:
@@ -101,8 +133,8 @@ class File:
     def __init__(self, descriptor: int):
         self.descriptor = descriptor
 
-    def __del__(self):
-        os.close(self.descriptor)
+    def __del__(self, close=os.close):  # when Python ends, `os` may be gone before
+        close(self.descriptor)
 
 
 class Slice(io.RawIOBase):
@@ -162,12 +194,22 @@ class _Opener:
         self._path = path
         self._is_wanted = is_wanted
         self._spool = Spool(self._refusal)
-        self.files: dict[str, Read] = {}
-        self.left_out: Counter[str] = Counter()
+        self._files: dict[str, Read] = {}
+        self._left_out: dict[str, Counter[str]] = {}  # by folder
+        self._runs: set[str] = set()  # folders of runs of this program
+        self._arrays: list[str] = []  # names that end in .npz
 
-    @property
-    def copied(self) -> int:
-        return self._spool.size
+    def contents(self) -> Contents:
+        """What was found, without the folders of runs: in a tar, a run's config may come last."""
+        outer = [run for run in self._runs if not run or not self._is_of_run(posixpath.dirname(run))]
+        left_out = Counter({RUN: len(outer)})
+        for folder, counts in self._left_out.items():
+            if not self._is_of_run(folder):
+                left_out += counts
+        wanted = [name for name in self._files if not self._is_of_run(name)]
+        files = {name: self._files[name] for name in without_previews(wanted, self._arrays)}
+        left_out[PREVIEW] = len(wanted) - len(files)
+        return Contents(files, +left_out, self._spool.size)
 
     def add(self, archive: Slice, prefix: str, *, depth: int) -> None:
         """Adds the files of an archive, with `prefix` before their names."""
@@ -181,6 +223,10 @@ class _Opener:
             self._add_tar(archive, prefix, depth)
         elif command := next((_OTHERS[magic] for magic in _OTHERS if start.startswith(magic)), None):
             raise self._refusal(prefix, "is an archive that is not read", command)
+        elif zipfile.is_zipfile(archive):  # with a program before it, which unpacks it
+            self._add_zip(archive, prefix, depth)
+        elif not start:
+            raise UserError(f"{self._where(prefix)} is empty")
         elif not prefix:
             raise UserError(
                 f"config.data.path={shown(self._path)} is neither a zip nor a tar; give a folder or an "
@@ -196,29 +242,33 @@ class _Opener:
             raise UserError(
                 f"{self._where(prefix)} is a zip that is damaged or not complete: {error}"
             ) from None
-        members = {info.filename: info for info in archive.infolist() if not info.is_dir()}
-        doubles = sum(not info.is_dir() for info in archive.infolist()) - len(members)
-        self._count("second copy of a name", doubles)
+        infos = [info for info in archive.infolist() if not info.is_dir()]
+        members = {_normal(prefix + info.filename): info for info in infos}
+        self._count("second copy of a name", prefix, len(infos) - len(members))
         for name, info in members.items():
-            if not self._wants(name):
+            if posixpath.basename(name) == RUN_CONFIG and _is_run(partial(archive.open, info)):
+                self._runs.add(posixpath.dirname(name))
+        for name, info in members.items():
+            if self._is_of_run(name) or not self._wants(name):
                 continue
             if info.flag_bits & 1:
-                raise self._refusal(prefix, f"is encrypted: {shown(name)}", "7z x")
+                raise self._refusal(prefix, f"is encrypted: {shown(info.filename)}", "7z x")
             if info.compress_type not in _METHODS:
-                raise self._refusal(prefix, f"has a compression that is not read: {shown(name)}", "7z x")
+                problem = f"has a compression that is not read: {shown(info.filename)}"
+                raise self._refusal(prefix, problem, "7z x")
             if not is_archive(name):
-                self.files[prefix + name.removeprefix("./")] = partial(archive.read, info)
+                self._add_file(name, partial(archive.read, info))
                 continue
             try:
                 with archive.open(info) as member:
-                    inner = self._spool.add(member, prefix + name)
+                    inner = self._spool.add(member, name)
             except DAMAGE as error:
-                raise UserError(f"{self._where(prefix + name)} is damaged: {_text(error)}") from error
-            self._add_inner(inner, prefix + name, depth)
+                raise UserError(f"{self._where(name)} is damaged: {_text(error)}") from error
+            self._add_inner(inner, name, depth)
 
     def _add_tar(self, file: Slice, prefix: str, depth: int, stream: Stream | None = None) -> None:
         """Adds the files of a tar; `stream` unpacks it."""
-        last, inner = "its first file", []
+        last, inner = "its first file", {}
         try:
             # A stream goes forward only: to go back would mean to unpack everything again.
             source: Any = file if stream is None else stream
@@ -227,73 +277,77 @@ class _Opener:
                 while (member := archive.next()) is not None:
                     archive.members.clear()  # pyright: ignore  # 1 kB for each file
                     last = member.name
-                    if not self._wants_member(member):
+                    name = _normal(prefix + member.name)
+                    is_config = posixpath.basename(name) == RUN_CONFIG and member.isreg()
+                    if is_config and _is_run(partial(_opened, archive, member)):
+                        self._runs.add(posixpath.dirname(name))
+                    if not self._wants_member(member, name):
                         continue
-                    name = prefix + member.name.removeprefix("./")
                     if stream is None:
                         content = file.part(member.offset_data, member.size)
                     else:
                         content = self._spool.add(_opened(archive, member), name)
-                    if is_archive(member.name):
-                        inner.append((content, name))
-                        continue
-                    self._count("second copy of a name", name in self.files)
-                    self.files[name] = content.content
+                    if is_archive(name):
+                        self._count("second copy of a name", name, name in inner)
+                        inner[name] = content
+                    else:
+                        self._add_file(name, content.content)
             while stream is not None and stream.read(_PIECE):  # its checksum comes last
                 pass
         except DAMAGE as error:
             raise UserError(
                 f"{self._where(prefix)} is damaged or not complete, at or after {shown(last)}: {_text(error)}"
             ) from error
-        for content, name in inner:
-            self._add_inner(content, name, depth)
+        for name, content in inner.items():
+            if not self._is_of_run(name):
+                self._add_inner(content, name, depth)
+
+    def _add_file(self, name: str, read: Read) -> None:
+        self._count("second copy of a name", name, name in self._files)
+        self._files[name] = read
 
     def _add_inner(self, archive: Slice, name: str, depth: int) -> None:
         if depth == _DEPTH:
             raise UserError(f"{self._where(name)}: more than {_DEPTH} archives inside of each other")
         self.add(archive, f"{name}/", depth=depth + 1)
 
-    def _wants_member(self, member: tarfile.TarInfo) -> bool:
-        if member.isdir() or not self._wants(member.name, is_file=member.isreg()):
+    def _wants_member(self, member: tarfile.TarInfo, name: str) -> bool:
+        if member.isdir() or not self._wants(name, is_file=member.isreg()):
             return False
         if not member.isreg():
-            self._count("link, pipe or device")
+            self._count("link, pipe or device", name)
             return False
         if member.issparse():
-            raise self._refusal(member.name, "is a sparse file", "tar -xf")
+            raise self._refusal(name, "is a sparse file", "tar -xf")
         return True
 
     def _wants(self, name: str, *, is_file: bool = True) -> bool:
         """Whether a file is wanted; counts it if not."""
-        if any(is_hidden(part) for part in name.split("/") if part not in ("", ".", "..")):
-            self._count("hidden")
+        if any(is_hidden(part) for part in name.split("/") if part != ".."):
+            self._count("hidden", name)
             return False
         if self._is_wanted(name) or is_archive(name):
             return True
-        self._count(suffix_of(name) if is_file else "link, pipe or device")
+        if name.endswith(".npz"):
+            self._arrays.append(name)
+        self._count(suffix_of(name) if is_file else "link, pipe or device", name)
         return False
 
-    def _count(self, kind: str, number: int = 1) -> None:
+    def _count(self, kind: str, name: str, number: int = 1) -> None:
+        """Counts files, in the folder of the one with this name."""
         if number:
-            self.left_out[kind] += number
+            self._left_out.setdefault(posixpath.dirname(name), Counter())[kind] += number
+
+    def _is_of_run(self, name: str) -> bool:
+        """Whether a file or folder is in the folder of a run, or is it."""
+        return any(name == run or name.startswith(f"{run}/") or not run for run in self._runs)
 
     def _where(self, prefix: str) -> str:
         inside = f"/{shown(prefix.rstrip('/'))}" if prefix else ""
         return f"config.data.path: {shown(self._path)}{inside}"
 
     def _refusal(self, prefix: str, problem: str, command: str = "") -> UserError:
-        path = os.path.abspath(self._path)
-        folder = os.path.join(os.path.dirname(path), os.path.basename(path).split(".")[0] + "_images")
-        given = shlex.quote(path)
-        if not command:
-            command = "unzip -q" if path.lower().endswith(".zip") else "tar -xf"
-        target = {"unzip -q": "-d", "7z x": "-o", "unrar x": ""}.get(command, "-C")
-        separator = "" if target == "-o" else " "
-        unpack = f"{command} {given} {target}{separator}{shlex.quote(folder + '/')}".replace("  ", " ")
-        return UserError(
-            f"{self._where(prefix)} {problem}; unpack it by: mkdir -p {shlex.quote(folder)} && {unpack} and "
-            f"give --config.data.path={shlex.quote(folder)}"
-        )
+        return UserError(f"{self._where(prefix)} {problem}; {how_to_unpack(self._path, command)}")
 
 
 class Spool:
@@ -340,6 +394,20 @@ class _Member(tarfile.TarInfo):
             raise
         except tarfile.HeaderError as error:
             raise tarfile.ReadError("the archive has no end" if not buf else str(error)) from None
+
+
+def _normal(name: str) -> str:
+    """The name of a member in one form: "a/1.png" for "./a//1.png"."""
+    return posixpath.normpath(name)
+
+
+def _is_run(open_config: Callable[[], Any]) -> bool:
+    """Whether a member is the config of a run."""
+    try:
+        with open_config() as file:
+            return is_config_of_run(file.read(MAX_CONFIG))
+    except (*DAMAGE, RuntimeError):  # RuntimeError: it is encrypted
+        return False
 
 
 def _text(error: Exception) -> str:

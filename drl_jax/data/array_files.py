@@ -1,6 +1,7 @@
 """Images in NumPy's files: .npy, and .npz as `sample` writes them."""
 
 import os
+import shlex
 import zipfile
 from collections.abc import Sequence
 from typing import Any, BinaryIO, NamedTuple
@@ -89,8 +90,10 @@ def _open(path: str, *, is_alone: bool) -> np.ndarray | None:
     where = f"config.data.path: {shown(path)}"
     try:
         with open(path, "rb") as file:
-            is_zip = file.read(2) == b"PK"
-            images = _from_npz(path, where) if is_zip else _mapped(file, 0, where)
+            start = file.read(2)
+            if not start:
+                raise UserError(f"{where} is empty")
+            images = _from_npz(path, where) if start == b"PK" else _mapped(file, 0, where)
     except DAMAGE as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise UserError(f"{where} is damaged or cannot be read: {reason}") from error
@@ -105,10 +108,12 @@ def _from_npz(path: str, where: str) -> np.ndarray:
     with zipfile.ZipFile(path) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
         spool = Spool(lambda name, problem: UserError(f"{where}: {name} {problem}; save it as .npy"))
-        arrays = {}
+        arrays, possible = {}, []
         for name in names:
             with archive.open(f"{name}.npy") as member:
                 shape, _, dtype = _header(member, where)
+            if _is_right(shape, dtype):
+                possible.append(name)
             if name in (_STORED, _PLANES) or (len(shape) == 4 and dtype == np.uint8):
                 arrays[name] = shape
         if _STORED in arrays:
@@ -119,12 +124,33 @@ def _from_npz(path: str, where: str) -> np.ndarray:
             held = ", ".join(names) or "no arrays"
             raise UserError(
                 f"{where} holds {held}: images are the array {_STORED}, or the only one of uint8 with 4 axes"
+                f"{_how_to_save(path, possible)}"
             )
         with archive.open(f"{chosen}.npy") as member:
             place = spool.add(member, chosen)
     with os.fdopen(os.dup(place.file.descriptor), "rb") as file:
         images = _mapped(file, place.offset, where)
     return _planes_to_pixels(images) if chosen == _PLANES and images.ndim == 2 else images
+
+
+def _is_right(shape: tuple[int, ...], dtype: np.dtype) -> bool:
+    try:
+        _check(np.broadcast_to(np.zeros((), dtype), shape), "")
+    except UserError:
+        return False
+    return True
+
+
+def _how_to_save(path: str, possible: Sequence[str]) -> str:
+    """The command that saves one of several arrays, that of training if there is one."""
+    if not possible:
+        return ""
+    chosen = min(possible, key=lambda name: "train" not in name)
+    path = os.path.abspath(path)
+    target = shlex.quote(f"{os.path.splitext(path)[0]}_{chosen.replace('/', '_')}.npy")
+    program = "import sys, numpy as np; np.save(sys.argv[3], np.load(sys.argv[1])[sys.argv[2]])"
+    command = f"python -c '{program}' {shlex.quote(path)} {shlex.quote(chosen)} {target}"
+    return f"; save the one that is wanted by: {command} and give --config.data.path={target}"
 
 
 def _planes_to_pixels(rows: np.ndarray) -> np.ndarray:

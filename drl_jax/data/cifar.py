@@ -65,6 +65,20 @@ LAYOUTS = {
 }
 
 
+def name_of(path: Path) -> str | None:
+    """Returns which data set a path holds the originals of, as an archive or unpacked; None if of none."""
+    for name, layout in LAYOUTS.items():
+        archives = [*_archives(layout, "binary"), *_archives(layout, "python")]
+        first = next(iter(layout.batches))
+        if path.name in archives or find(path, archives) is not None:
+            return name
+        for label_names, batch in ((layout.meta, first), (next(iter(layout.names)), layout.batches[first])):
+            there = find(path, (label_names,))
+            if there is not None and (there.parent / batch).is_file():
+                return name
+    return None
+
+
 def stage(name: str, path: Path, folder: Path, extract: Callable[[Path], Path]) -> Path:
     """Makes the files of the binary archive out of what the user has.
 
@@ -142,13 +156,13 @@ def _archives(layout: Layout, kind: str) -> tuple[str, ...]:
 
 
 def _link(name: str, layout: Layout, source: Path, target: Path) -> None:
-    _require(name, source, [*layout.names, *layout.batches.values()])
+    _require(name, source, [*layout.names, *layout.batches.values()], f"{layout.stem}-binary.tar.gz")
     os.symlink(source.absolute(), target)
 
 
 def _convert(name: str, layout: Layout, source: Path, target: Path) -> None:
     """Writes the files of the python archive as those of the binary one."""
-    _require(name, source, [layout.meta, *layout.batches])
+    _require(name, source, [layout.meta, *layout.batches], f"{layout.stem}-python.tar.gz")
     target.mkdir()
     meta = cifar_pickle.read(source / layout.meta)
     for file, key in layout.names.items():
@@ -173,6 +187,9 @@ def _are_labels(column: Any, count: int) -> bool:
     return is_list and all(type(label) is int and 0 <= label < 256 for label in column)
 
 
-def _require(name: str, folder: Path, files: list[str]) -> None:
+def _require(name: str, folder: Path, files: list[str], archive: str) -> None:
     if missing := [file for file in files if not (folder / file).is_file()]:
-        raise UserError(f"config.data.name={name!r}: {', '.join(missing)} missing in {folder}")
+        raise UserError(
+            f"config.data.path: {', '.join(missing)} missing in {folder}, which config.data.name={name!r} "
+            f"needs; unpack {archive} again, or download it again"
+        )

@@ -73,7 +73,9 @@ def read(path: Path) -> dict[str, Any]:
         return {_as_text(key): _value(value) for key, value in content.items()}
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"{path} is not a file of CIFAR's python archive, or is damaged: {reason}") from None
+        raise UserError(
+            f"config.data.path: {path} is not a file of CIFAR's python archive, or is damaged: {reason}"
+        ) from None
 
 
 def _run(content: bytes) -> Any:

@@ -33,6 +33,10 @@ class Damaged(Unreadable):
     """The content of one example is bad, so that reading it again would not help."""
 
 
+class TooSmall(Damaged):
+    """One image is smaller than the crop."""
+
+
 @dataclass(frozen=True)
 class CropResize:
     """Shows images as a viewer does, crops them to a square and resizes them (bilinear, antialiased).
@@ -70,6 +74,8 @@ class CropResize:
         Raises:
           Damaged: the image is damaged, has values of no known range, or is smaller than the crop.
         """
+        if not encoded:
+            raise Damaged(f"{origin} is empty")
         try:
             image = self._open(encoded, origin)
         except UnidentifiedImageError:
@@ -90,8 +96,8 @@ class CropResize:
         Raises:
           Unfit: the values have no known range.
         """
-        tell = lambda topic, line: self.notes.once(topic, f"{origin} {line} (reported once)")
-        return viewing.as_shown(image, self.background, tell).convert(_MODES[self.channels])
+        report = lambda topic, line: self.notes.once(topic, f"{origin} {line} (reported once)")
+        return viewing.as_shown(image, self.background, report).convert(_MODES[self.channels])
 
     def _open(self, encoded: bytes, origin: str) -> Image.Image:
         try:
@@ -107,7 +113,7 @@ class CropResize:
         """Pixels `[image_size, image_size, channels]` of an image of 8 bits per channel.
 
         Raises:
-          Damaged: the image is smaller than the crop.
+          TooSmall: the image is smaller than the crop.
         """
         if image.mode != _MODES[self.channels]:
             image = image.convert(_MODES[self.channels])
@@ -126,9 +132,9 @@ class CropResize:
         else:
             top, left, side, _ = self.crop
         if top + side > height or left + side > width:
-            raise Damaged(
+            raise TooSmall(
                 f"config.data.crop={self.crop} does not fit {origin}, which has {height} rows and "
-                f"{width} columns"
+                f"{width} columns; --config.data.crop=None takes the central square of an image of any size"
             )
         return image.crop((left, top, left + side, top + side))
 

@@ -48,16 +48,25 @@ class Downloads:
     original name, or by one of the forms in which people have it; its digest is not compared.
     """
 
-    def __init__(self, name: str, url_infos: Mapping[str, Any], folder: epath.PathLike, path: str | None):
+    def __init__(
+        self,
+        name: str,
+        url_infos: Mapping[str, Any],
+        folder: epath.PathLike,
+        path: str | None,
+        *,
+        given_name: str | None = None,
+    ):
         """Keeps its arguments; downloads nothing.
 
         Args:
-          name: of the data set, for messages.
+          name: of the data set.
           url_infos: what the builder knows about each URL: `filename` and `checksum` (SHA-256).
           folder: for downloads and unpacked archives.
           path: the user's folder of original files, or one of these files; None downloads them.
+          given_name: the user's form of the name, with a config or a version, for messages; None is `name`.
         """
-        self._name = name
+        self._name, self.given_name = name, given_name or name
         self._url_infos = url_infos
         self._folder = epath.Path(folder)
         # Each process has its own: an interrupted one may leave a folder that is incomplete.
@@ -114,7 +123,7 @@ class Downloads:
         """
         if self._path is None:
             raise UserError(
-                f"config.data.path must be set for config.data.name={self._name!r}: a folder with the "
+                f"config.data.path must be set for config.data.name={self.given_name!r}: a folder with the "
                 "original files, which have to be downloaded by hand"
             )
         return epath.Path(self._path)
@@ -141,7 +150,7 @@ class Downloads:
             return
         alone = celeba.images_alone(path) if self._name == celeba.NAME else None
         raise UserError(
-            f"config.data.path={str(path)!r}: config.data.name={self._name!r} is made from "
+            f"config.data.path={str(path)!r}: config.data.name={self.given_name!r} is made from "
             f"{', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not in "
             f"{path if path.is_dir() else path.parent}" + (f"; {alone}" if alone else "")
         )
@@ -165,8 +174,8 @@ class Downloads:
             fetch(url, file, sha256=info.checksum if info else "")
         except OSError as error:
             raise UserError(
-                f"config.data.name={self._name!r}: cannot download {url}: {error}; download {filename} by "
-                "other means and set config.data.path to its folder"
+                f"config.data.name={self.given_name!r}: cannot download {url}: {error}; download {filename} "
+                "by other means and set config.data.path to its folder"
             ) from error
         return file
 
@@ -190,7 +199,7 @@ class Downloads:
             yield
         except _DAMAGED as error:
             raise UserError(
-                f"config.data.name={self._name!r}: {path} is damaged or incomplete: {_one_line(error)}"
+                f"config.data.name={self.given_name!r}: {path} is damaged or incomplete: {_one_line(error)}"
             ) from error
 
 

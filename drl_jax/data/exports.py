@@ -1,21 +1,36 @@
 """Data that are not read as they are: the commands that export them to a folder of images."""
 
+import difflib
+import os
 import shlex
 
+from drl_jax.data import walk
 from drl_jax.errors import UserError
 
+_CONTENT, _LOCK = "data.mdb", "lock.mdb"  # in the folder of an LMDB
 # The images keep their own bytes, and Pillow knows them by their content: the suffix does not matter.
-_PARQUET = """import glob, pyarrow.parquet as p
-for n, f in enumerate(sorted(glob.glob({files!r}, recursive=True))):
-    t = p.read_table(f)
-    for i, x in enumerate(t["image" if "image" in t.column_names else "img"].to_pylist()):
-        open({folder!r} + f"/{{n}}_{{i}}.png", "wb").write(x["bytes"])"""
-_LMDB = """import lmdb
-for i, (k, v) in enumerate(lmdb.open({files!r}, readonly=True, lock=False).begin().cursor()):
-    open({folder!r} + f"/{{i}}.webp", "wb").write(v)"""
+# Programs of one line, whose arguments are where the data are and where the images go.
+_PARQUET = (
+    "import glob, sys, pyarrow.parquet as p; "
+    'order = lambda row: sorted(row, key=lambda k: k not in ("image", "img")); '
+    'content = lambda x: x.get("bytes") if isinstance(x, dict) else x; '
+    "image = lambda row: next((y for k in order(row) if isinstance(y := content(row[k]), bytes)), None); "
+    '[open(f"{sys.argv[2]}/{n}_{i}.png", "wb").write(image(row) or sys.exit(f"no image in row {i} of {f}")) '
+    "for n, f in enumerate(sorted(glob.glob(sys.argv[1], recursive=True))) "
+    "for i, row in enumerate(p.read_table(f).to_pylist())]"
+)
+_LMDB = (
+    "import lmdb, os, sys; "
+    "data = lmdb.open(sys.argv[1], subdir=os.path.isdir(sys.argv[1]), readonly=True, lock=False); "
+    '[open(f"{sys.argv[2]}/{i}.webp", "wb").write(v) for i, (k, v) in enumerate(data.begin().cursor())]'
+)
 _SCENES = (
     *("bedroom", "bridge", "church_outdoor", "classroom", "conference_room"),
     *("dining_room", "kitchen", "living_room", "restaurant", "tower"),
+)
+_OBJECTS = (
+    *("airplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "dining_table"),
+    *("dog", "horse", "motorbike", "person", "potted_plant", "sheep", "sofa", "train", "tv-monitor"),
 )
 
 
@@ -32,11 +47,34 @@ def export_parquet(files: str, folder: str) -> str:
     return _command("pyarrow", _PARQUET, files, folder)
 
 
+def find_lmdbs(path: str) -> list[str]:
+    """Finds the LMDBs at a path: the folders that hold data.mdb, and other files *.mdb, sorted.
+
+    Args:
+      path: of a folder, which may hold them in subfolders, or of a file in one of them.
+
+    Raises:
+      UserError: a folder cannot be listed.
+    """
+    if os.path.isdir(path):
+        files = [os.path.join(path, name) for name in walk.list_files(path, _is_mdb).names]
+    elif os.path.basename(path) == _LOCK:
+        files = [os.path.join(os.path.dirname(path), _CONTENT)]
+    else:
+        files = [path]
+    files = [file for file in files if _is_mdb(file) and os.path.isfile(file)]
+    return [os.path.dirname(file) if os.path.basename(file) == _CONTENT else file for file in files]
+
+
+def _is_mdb(name: str) -> bool:
+    return name.endswith(".mdb") and os.path.basename(name) != _LOCK
+
+
 def export_lmdb(files: str, folder: str) -> str:
     """Writes the command that exports the images of an LMDB, whose values are image files, as LSUN's.
 
     Args:
-      files: the folder of the LMDB.
+      files: the LMDB: its folder, or a file *.mdb that needs none.
       folder: where the images go.
 
     Returns:
@@ -46,11 +84,9 @@ def export_lmdb(files: str, folder: str) -> str:
 
 
 def _command(package: str, program: str, files: str, folder: str) -> str:
-    # One line: Python reads it from the escapes of the shell's $'…'.
-    code = program.format(folder=folder, files=files)
-    escaped = code.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
     where = shlex.quote(folder)
-    command = f"pip install {package} && mkdir -p {where} && python -c $'{escaped}'"
+    run = f"python -c '{program}' {shlex.quote(files)} {where}"
+    command = f"pip install {package} && mkdir -p {where} && {run}"
     return f"export it by: {command} and give --config.data.path={where}"
 
 
@@ -64,15 +100,32 @@ def refuse_lsun(name: str, path: str | None) -> None:
     Raises:
       UserError: it is LSUN.
     """
-    base, _, category = name.partition("/")
+    base, _, category = name.lower().replace("-", "_").partition("/")
     if base.split(":")[0] != "lsun":
         return
     category = category.split(":")[0] or "church_outdoor"
-    is_scene = category in _SCENES
+    known = {each.replace("-", "_"): each for each in (*_SCENES, *_OBJECTS)}
+    if category not in known:
+        words = {each.partition("_")[0]: each for each in known.values()} | known  # "church", too
+        similar = difflib.get_close_matches(category, words, n=1)
+        meant = f"did you mean lsun/{words[similar[0]]}? " if similar else ""
+        raise UserError(
+            f"config.data.name={name!r} is no category of LSUN; {meant}categories are "
+            f"{', '.join(known.values())}"
+        )
+    is_scene, category = category in _SCENES, known[category]
     lmdb = f"{category}_train_lmdb" if is_scene else category
-    url = f"http://dl.yf.io/lsun/{'scenes' if is_scene else 'objects'}/{lmdb}.zip"
-    there = "" if path else f"download {url} and unpack it; "
+    if path is None:
+        url = f"http://dl.yf.io/lsun/{'scenes' if is_scene else 'objects'}/{lmdb}.zip"
+        there = f"download {url} and unpack it; "
+    elif found := find_lmdbs(os.path.abspath(os.path.expanduser(path))):
+        there, lmdb = "", found[0]
+    else:
+        raise UserError(
+            f"config.data.path={path!r} holds no LMDB; for config.data.name={name!r} give the folder with "
+            f"data.mdb that is in {lmdb}.zip"
+        )
     raise UserError(
         f"config.data.name={name!r} cannot be prepared, because its builder needs TensorFlow; nothing was "
-        f"downloaded; {there}{export_lmdb(path or lmdb, f'{category}_images')} --config.data.name=folder"
+        f"downloaded; {there}{export_lmdb(lmdb, f'{category}_images')} --config.data.name=folder"
     )

@@ -1,10 +1,10 @@
-"""What there is to tell about a data set while it is read."""
+"""What there is to report about a data set while it is read."""
 
 import logging
 import threading
 from collections.abc import Callable
 
-_MAX_TOLD = 20  # damaged examples that get a line of their own
+_MAX_REPORTED = 20  # damaged examples that get a line of their own
 _logger = logging.getLogger(__name__)
 
 
@@ -18,7 +18,7 @@ class Notes:
         self._lock = threading.Lock()
         self._topics: set[str] = set()
         self._waiting: list[tuple[int, str]] = []
-        self._tell_now: Callable[[int, str], None] | None = None
+        self._report_now: Callable[[int, str], None] | None = None
         self._skipped: dict[int, str] = {}
         self._record: Callable[[list[str]], None] | None = None
 
@@ -27,7 +27,7 @@ class Notes:
         with self._lock:
             if topic not in self._topics:
                 self._topics.add(topic)
-                self._tell(logging.INFO, line)
+                self._report(logging.INFO, line)
 
     def skip(self, index: int, reason: str) -> None:
         """Notes that an example is damaged and another one takes its place.
@@ -41,10 +41,10 @@ class Notes:
                 return
             self._skipped[index] = reason
             count = len(self._skipped)
-            if count <= _MAX_TOLD:
-                self._tell(logging.WARNING, f"skipped: {reason}")
-            if count == _MAX_TOLD:
-                self._tell(logging.WARNING, "more damaged examples are skipped without a line; see `check`")
+            if count <= _MAX_REPORTED:
+                self._report(logging.WARNING, f"skipped: {reason}")
+            if count == _MAX_REPORTED:
+                self._report(logging.WARNING, "more damaged examples are skipped without a line; see `check`")
             if self._record is not None:
                 self._record(self._lines())
 
@@ -53,17 +53,17 @@ class Notes:
         """How many damaged examples were met so far."""
         return len(self._skipped)
 
-    def listen(self, tell: Callable[[int, str], None] | None = None) -> None:
-        """Tells the lines that wait, and from now on every line at once.
+    def listen(self, report: Callable[[int, str], None] | None = None) -> None:
+        """Reports the lines that wait, and from now on every line at once.
 
         Args:
-          tell: gets the level of `logging` and the line; None is the module's logger.
+          report: gets the level of `logging` and the line; None is the module's logger.
         """
         with self._lock:
-            self._tell_now = tell or (lambda level, line: _logger.log(level, "%s", line))
+            self._report_now = report or (lambda level, line: _logger.log(level, "%s", line))
             waiting, self._waiting = self._waiting, []
             for level, line in waiting:
-                self._tell_now(level, line)
+                self._report_now(level, line)
 
     def record(self, write: Callable[[list[str]], None]) -> None:
         """Keeps a record of the damaged examples.
@@ -79,9 +79,9 @@ class Notes:
     def _lines(self) -> list[str]:
         return [f"{index}\t{reason}" for index, reason in sorted(self._skipped.items())]
 
-    def _tell(self, level: int, line: str) -> None:
-        if self._tell_now is not None:
-            self._tell_now(level, line)
+    def _report(self, level: int, line: str) -> None:
+        if self._report_now is not None:
+            self._report_now(level, line)
         else:
             self._waiting.append((level, line))
 

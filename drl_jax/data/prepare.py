@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import re
+import shutil
 
 import tensorflow_datasets as tfds
 
@@ -59,7 +60,7 @@ def prepare(name: str, *, data_dir: str | None = None, path: str | None = None) 
         raise UserError(f"config.data.path={path!r} does not exist; give the folder of the original files")
     folder = directory / "downloads" / builder.name
     new = [each for each in (builder.data_path, *builder.data_path.parents) if not each.exists()]
-    downloads = Downloads(builder.name, builder.url_infos or {}, folder, path)
+    downloads = Downloads(builder.name, builder.url_infos or {}, folder, path, given_name=name)
     try:
         build(builder, downloads)
     finally:
@@ -68,6 +69,8 @@ def prepare(name: str, *, data_dir: str | None = None, path: str | None = None) 
             os.rmdir(folder)
             os.rmdir(folder.parent)
         for each in new:
+            if not builder.data_path.exists():  # the library has noted there which config is the default
+                shutil.rmtree(each / ".config", ignore_errors=True)
             with contextlib.suppress(OSError):  # not empty: the data set is there
                 os.rmdir(each)
     return _summary(builder)

@@ -50,7 +50,7 @@ class Source(Protocol):
 
 
 class Opened:
-    """A source as `open_source` returns it: with what there is to tell about it.
+    """A source as `open_source` returns it: with what there is to report about it.
 
     Attributes:
       notes: what was changed or left out, and which damaged examples were met.
@@ -205,7 +205,8 @@ def open_source(
 
         if path is None:
             raise UserError(
-                "config.data.path must be set for config.data.name='folder': a folder or an archive of images"
+                "config.data.path must be set for config.data.name='folder': a folder or an archive of "
+                "images; `prepare` with --config.data.name=lsun/church_outdoor prints how to get LSUN's"
             )
         source = open_folder(path, crop_resize, is_tolerant=skip_damaged or for_check)
     else:
@@ -260,7 +261,7 @@ def skipped(source: Source) -> int:
 
 
 def fingerprint(source: Source) -> dict[str, Any]:
-    """Tells data sets apart without reading all of their examples.
+    """Returns what distinguishes data sets, without reading all of their examples.
 
     Returns:
       `examples`: their number. `sha256_of_16`: the SHA-256 of 16 of them, evenly spaced.

@@ -4,22 +4,23 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import shuffle
+from tensorflow_datasets.core.utils import tqdm_utils
 
 from drl_jax.data import cifar, idx, tensorflow_use
 from drl_jax.data.decoding import encode_png
 from drl_jax.data.downloads import Downloads
 from drl_jax.errors import UserError
 
-# This module replaces `_make_download_manager` and `_generate_examples` of a builder, `encode_example` of its
-# images, and `shuffle.MAX_MEM_BUFFER_SIZE`. These are internals of the library, so pyproject.toml pins
-# tensorflow-datasets to ~=4.9.10.
+# This module replaces `_make_download_manager`, `_split_generators` and `_generate_examples` of a builder,
+# `encode_example` of its images, and `shuffle.MAX_MEM_BUFFER_SIZE`. These are internals of the library, so
+# pyproject.toml pins tensorflow-datasets to ~=4.9.10.
 
 
 def build(builder: tfds.core.DatasetBuilder, downloads: Downloads) -> None:
@@ -40,12 +41,12 @@ def build(builder: tfds.core.DatasetBuilder, downloads: Downloads) -> None:
     elif builder.name in idx.SETS:
         vars(builder)["_generate_examples"] = partial(_idx_examples, builder.name)
     elif tensorflow_use.is_needed(builder):
-        raise UserError(_needs_tensorflow(builder.name))
+        raise UserError(_needs_tensorflow(downloads.given_name))
     _check_writable(directory.parent)
     _encode_with_pillow(builder)
+    _announce(builder)
     try:
-        # Progress goes to standard error: standard output is for the caller.
-        with contextlib.redirect_stdout(sys.stderr), _sort_in_memory():
+        with _quiet(), _sort_in_memory():
             builder.download_and_prepare()
     except UserError:
         raise
@@ -54,11 +55,11 @@ def build(builder: tfds.core.DatasetBuilder, downloads: Downloads) -> None:
             return  # another process was faster and has written the same data set
         causes = _causes(error)
         if any(map(_is_missing_tensorflow, causes)):
-            raise UserError(_needs_tensorflow(builder.name)) from error
+            raise UserError(_needs_tensorflow(downloads.given_name)) from error
         # The library wraps an error several times and repeats the example; the first cause has the reason.
         reason = f"{type(causes[-1]).__name__}: {' '.join(str(causes[-1]).split())}"
         raise UserError(
-            f"config.data.name={builder.name!r} could not be prepared in {directory}: {reason}"
+            f"config.data.name={downloads.given_name!r} could not be prepared in {directory}: {reason}"
         ) from error
 
 
@@ -91,6 +92,31 @@ def _encode_with_pillow(builder: tfds.core.DatasetBuilder) -> None:
         for feature in features.values():
             if isinstance(feature, tfds.features.Image):
                 vars(feature)["encode_example"] = encoder(feature)
+
+
+def _announce(builder: tfds.core.DatasetBuilder) -> None:
+    """Makes the builder print a line when it has its original files, and the long part begins."""
+    split_generators: Any = builder._split_generators  # pyright: ignore
+
+    @wraps(split_generators)
+    def announced(*args, **options):
+        splits = split_generators(*args, **options)
+        print(f"writing the examples of {builder.name}", file=sys.stderr, flush=True)
+        return splits
+
+    vars(builder)["_split_generators"] = announced
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences the library: its lines, and its progress bars unless somebody sees them on a terminal."""
+    was_active = tqdm_utils._active
+    tfds.display_progress_bar(was_active and sys.stderr.isatty())
+    try:
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            yield
+    finally:
+        tfds.display_progress_bar(was_active)
 
 
 def _idx_examples(

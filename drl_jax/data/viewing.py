@@ -1,5 +1,6 @@
 """What a viewer shows of an image: upright, without transparency, with 8 bits per channel."""
 
+import io
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -25,20 +26,24 @@ _TURNS = {
     7: Transpose.TRANSVERSE,
     8: Transpose.ROTATE_90,
 }
-_BITS_PER_SAMPLE = 258  # the tag of TIFF
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # tags of TIFF
+_WHITE_IS_ZERO = 0  # a value of the second
+
+
+Report = Callable[[str, str], None]
 
 
 class Unfit(Exception):
     """An undamaged image, of which nothing says how to show it; the text goes on after its name."""
 
 
-def as_shown(image: Image.Image, background: Sequence[int], tell: Callable[[str, str], None]) -> Image.Image:
+def as_shown(image: Image.Image, background: Sequence[int], report: Report) -> Image.Image:
     """Returns an image as a viewer shows it.
 
     Args:
       image: any image, as Pillow opened it.
       background: what transparency shows: one grey level or RGB, 0 to 255.
-      tell: gets a topic, and what was changed in an image for the first time: the end of a sentence.
+      report: gets a topic, and what was changed in an image for the first time: the end of a sentence.
 
     Returns:
       An upright image without transparency, of 8 bits per channel, in any mode that converts to grey and RGB.
@@ -47,10 +52,13 @@ def as_shown(image: Image.Image, background: Sequence[int], tell: Callable[[str,
       Unfit: the values have no known range.
     """
     _scale_key(image)
-    bits = _bits(image)
+    bits, largest, low = _bits(image), _largest(image), _low_bytes(image)
     image.load()
     turn = _TURNS.get(_orientation(image))
-    image = _on_background(_eight_bits(image, bits, tell), background, tell)
+    image = _eight_bits(image, bits, largest, report)
+    if low is not None:
+        image = _without_colour(image, low, image.info["transparency"])
+    image = _on_background(image, background, report)
     return image if turn is None else image.transpose(turn)
 
 
@@ -78,8 +86,45 @@ def _scale_key(image: Image.Image) -> None:
         return
     if raw in ("L;2", "L;4"):
         image.info["transparency"] = key * (85 if raw == "L;2" else 17)
-    elif raw.startswith("RGB;16"):
-        image.info["transparency"] = tuple(each >> 8 for each in key)
+
+
+def _low_bytes(image: Image.Image) -> Image.Image | None:
+    """The low bytes of a PNG of 16 bits with a transparent colour; Pillow keeps the high ones alone."""
+    fp = getattr(image, "fp", None)
+    if (
+        fp is None
+        or _raw_mode(image) != "RGB;16B"
+        or "transparency" not in image.info
+        or image.format != "PNG"
+    ):
+        return None
+    place = fp.tell()
+    fp.seek(0)
+    low = Image.open(io.BytesIO(fp.read()), formats=["PNG"])
+    fp.seek(place)
+    low.tile = [(*low.tile[0][:3], "RGB;16L")]  # pyright: ignore  # the other order of bytes
+    return low
+
+
+def _without_colour(image: Image.Image, low: Image.Image, key: Sequence[int]) -> Image.Image:
+    """An image, transparent where its values of 16 bits are those of a colour.
+
+    Args:
+      image: the high bytes.
+      low: the low bytes.
+      key: the colour, in 16 bits.
+    """
+    values = np.asarray(image).astype(np.uint16) << 8 | np.asarray(low)
+    alpha = np.where((values == np.array(key)).all(-1), 0, 255).astype(np.uint8)
+    return Image.merge("RGBA", (*image.split(), Image.fromarray(alpha)))
+
+
+def _largest(image: Image.Image) -> int | None:
+    """The value that is white in a PPM or PGM; None for other formats."""
+    tile = getattr(image, "tile", None)
+    if image.format != "PPM" or not tile or not isinstance(tile[0][3], tuple):
+        return None
+    return int(tile[0][3][-1])
 
 
 def _bits(image: Image.Image) -> int:
@@ -87,10 +132,17 @@ def _bits(image: Image.Image) -> int:
     tags = getattr(image, "tag_v2", None)
     if tags is not None:
         return int(np.ravel(tags.get(_BITS_PER_SAMPLE, 8))[0])
-    return 16 if image.mode.startswith("I") or (image.format == "PNG" and ";16" in _raw_mode(image)) else 8
+    tile = getattr(image, "tile", None)
+    is_deep = (
+        image.mode.startswith("I")
+        or (image.format in ("PNG", "SGI") and ";16" in _raw_mode(image))
+        or (tile and tile[0][0] == "SGI16")
+        or (_largest(image) or 0) > 255
+    )
+    return 16 if is_deep else 8
 
 
-def _eight_bits(image: Image.Image, bits: int, tell: Callable[[str, str], None]) -> Image.Image:
+def _eight_bits(image: Image.Image, bits: int, largest: int | None, report: Report) -> Image.Image:
     if image.mode == "F":
         low, high = image.getextrema()
         raise Unfit(
@@ -99,7 +151,7 @@ def _eight_bits(image: Image.Image, bits: int, tell: Callable[[str, str], None])
         )
     if not image.mode.startswith("I"):
         if bits > 8 and image.mode in ("L", "LA", "RGB", "RGBA", "CMYK"):
-            tell("16 bits", _scaled(bits))
+            report("16 bits", _scaled(bits, largest))
         return image
     values = np.asarray(image)
     low, high = int(values.min()), int(values.max())
@@ -110,7 +162,12 @@ def _eight_bits(image: Image.Image, bits: int, tell: Callable[[str, str], None])
             "be white; save it with 8 or 16 bits per channel"
         )
     bits = min(max(bits, 9), 16)
-    tell("16 bits", f"{_scaled(bits)}; the greatest value in it is {high}")
+    if largest is not None:  # Pillow has stretched them
+        high = round(high * largest / (2**16 - 1))
+    report("16 bits", f"{_scaled(bits, largest)}; the greatest value in it is {high}")
+    tags = getattr(image, "tag_v2", None)
+    if tags is not None and tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # Pillow turns those of 8 bits alone
+        values = 2**bits - 1 - values
     grey = Image.fromarray((values >> (bits - 8)).astype(np.uint8))
     key = image.info.get("transparency")
     if isinstance(key, int):
@@ -119,13 +176,11 @@ def _eight_bits(image: Image.Image, bits: int, tell: Callable[[str, str], None])
     return grey
 
 
-def _scaled(bits: int) -> str:
-    return f"has {bits} bits per channel: 0 to {2**bits - 1} becomes 0 to 255"
+def _scaled(bits: int, largest: int | None) -> str:
+    return f"has {bits} bits per channel: 0 to {largest or 2**bits - 1} becomes 0 to 255"
 
 
-def _on_background(
-    image: Image.Image, background: Sequence[int], tell: Callable[[str, str], None]
-) -> Image.Image:
+def _on_background(image: Image.Image, background: Sequence[int], report: Report) -> Image.Image:
     if not image.has_transparency_data:
         return image
     if image.mode in ("La", "RGBa"):  # colours are multiplied by alpha
@@ -135,6 +190,6 @@ def _on_background(
         image.info.pop("transparency", None)
         return image
     colour = tuple(background) if len(background) == 3 else tuple(background) * 3
-    tell("transparency", f"is transparent in part: config.data.background={background} shows there")
+    report("transparency", f"is transparent in part: config.data.background={background} shows there")
     ground = Image.new("RGBA", image.size, (*colour, 255))
     return Image.alpha_composite(ground, layers).convert("RGB")

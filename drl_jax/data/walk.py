@@ -7,15 +7,36 @@ import re
 import stat
 from array import array
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from drl_jax.data.notes import shown
 from drl_jax.errors import UserError
 
-_CONFIG = "config.json"  # in the folder of a run
+RUN_CONFIG = "config.json"  # in the folder of a run
+MAX_CONFIG = 2**20  # bytes of it
+RUN = "folder of a run of this program"  # how such folders are counted
+PREVIEW = "picture of samples beside their arrays"  # how such files are counted
+NO_SUFFIX = "without a suffix"  # how such files are counted
+_PLURALS = {
+    RUN: "folders of runs of this program",
+    PREVIEW: "pictures of samples beside their arrays",
+    "link to nothing": "links to nothing",
+    "link to a file that is there already": "links to files that are there already",
+    "pipe, socket or device": "pipes, sockets or devices",
+    "link, pipe or device": "links, pipes or devices",
+    "second copy of a name": "second copies of names",
+}
+_PREVIEWS = ("samples.png", "samples_process.png")  # what `sample` and `evaluate` write beside the samples
+_SAMPLES = re.compile(r"samples(_[0-9]+)?\.npz")
 _RUN_KEYS = {"format", "data", "levels", "sampler", "checkpoint"}  # of a run's config
 _HIDDEN = (".", "__MACOSX")  # how names begin that file managers leave behind
+# No folder ends in these, so a link to nothing that does has cost no images.
+_FILES = (
+    *(".bib", ".csv", ".doc", ".docx", ".htm", ".html", ".ini", ".ipynb", ".json", ".jsonl", ".log", ".mat"),
+    *(".md", ".md5", ".mp4", ".pdf", ".pkl", ".pt", ".pth", ".py", ".rst", ".sh", ".sha256", ".toml", ".tsv"),
+    *(".txt", ".xls", ".xlsx", ".xml", ".yaml", ".yml"),
+)
 
 
 class Listing(NamedTuple):
@@ -39,10 +60,11 @@ def list_files(root: str, is_wanted: Callable[[str], bool]) -> Listing:
 
     Args:
       root: the folder.
-      is_wanted: tells by its name whether a file is wanted.
+      is_wanted: whether, by its name, a file is wanted.
 
     Raises:
-      UserError: a folder cannot be listed, or `root` itself is the folder of a run.
+      UserError: a folder cannot be listed, a link to nothing may have led to a folder, or `root` itself is
+        the folder of a run.
     """
     if is_run(root):
         raise UserError(
@@ -55,11 +77,34 @@ def list_files(root: str, is_wanted: Callable[[str], bool]) -> Listing:
 def is_run(folder: str) -> bool:
     """Returns whether a folder is the workdir of a run."""
     try:
-        with open(os.path.join(folder, _CONFIG), "rb") as file:
-            config = json.loads(file.read(2**20))
-    except (OSError, ValueError):
+        with open(os.path.join(folder, RUN_CONFIG), "rb") as file:
+            return is_config_of_run(file.read(MAX_CONFIG))
+    except OSError:
+        return False
+
+
+def is_config_of_run(content: bytes) -> bool:
+    """Returns whether the content of a file `RUN_CONFIG` is the config of a run."""
+    try:
+        config = json.loads(content)
+    except (ValueError, RecursionError):
         return False
     return isinstance(config, dict) and config.keys() >= _RUN_KEYS
+
+
+def without_previews(names: Iterable[str], others: Iterable[str]) -> list[str]:
+    """Returns file names without those of pictures that this program writes beside samples.
+
+    Args:
+      names: of the files.
+      others: of files that may be the samples, which are arrays.
+    """
+    folders = {os.path.dirname(name) for name in others if _SAMPLES.fullmatch(os.path.basename(name))}
+    return [
+        name
+        for name in names
+        if os.path.basename(name) not in _PREVIEWS or os.path.dirname(name) not in folders
+    ]
 
 
 def is_hidden(name: str) -> bool:
@@ -68,8 +113,8 @@ def is_hidden(name: str) -> bool:
 
 
 def suffix_of(name: str) -> str:
-    """Returns the suffix of a file name in lower case, or "no suffix"."""
-    return shown(os.path.splitext(name)[1].lower()) or "no suffix"
+    """Returns the suffix of a file name in lower case, or `NO_SUFFIX`."""
+    return shown(os.path.splitext(name)[1].lower()) or NO_SUFFIX
 
 
 def sort_naturally(names: list[str]) -> None:
@@ -80,7 +125,10 @@ def sort_naturally(names: list[str]) -> None:
 
 def as_text(left_out: Counter[str]) -> str:
     """Returns counts as text, the largest first: "12 .txt, 1 hidden"."""
-    counts = [f"{count:,} {kind}" for kind, count in left_out.most_common(8)]
+    counts = [
+        f"{count:,} {kind if count == 1 else _PLURALS.get(kind, kind)}"
+        for kind, count in left_out.most_common(8)
+    ]
     if others := len(left_out) - len(counts):
         counts.append(f"files of {others:,} other kinds")
     return ", ".join(counts)
@@ -101,10 +149,17 @@ class _Walk:
         self._visited: set[tuple[int, int]] = set()
         self._left_out: Counter[str] = Counter()
         self._dangling: list[str] = []
+        self._lost: list[str] = []  # links to nothing that may have led to folders
 
     def listing(self) -> Listing:
         while self._linked_folders:
             self._visit_tree(self._linked_folders.popleft())
+        if self._lost:
+            path = os.path.join(self._root, min(self._lost))
+            raise UserError(
+                f"config.data.path: {shown(path)} is a link to nothing, and may have led to a folder; "
+                "restore it, such as a disk that is not mounted, or delete the link"
+            )
         self._add_linked_files()
         self._names += self._dangling
         sort_naturally(self._names)
@@ -123,7 +178,7 @@ class _Walk:
                     continue
                 self._visited.add((status.st_dev, status.st_ino))
                 if folder and is_run(path):
-                    self._left_out["folder of a run of this program"] += 1
+                    self._left_out[RUN] += 1
                     continue
                 with os.scandir(path) as entries:
                     for entry in entries:
@@ -165,8 +220,10 @@ class _Walk:
                 ) from error
             if self._is_wanted(name):
                 self._dangling.append(name)
-            else:
+            elif suffix_of(name) in _FILES:
                 self._left_out["link to nothing"] += 1
+            else:
+                self._lost.append(name)
             return
         if stat.S_ISDIR(mode):
             links.append(name)

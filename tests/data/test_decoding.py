@@ -67,7 +67,7 @@ def test_other_modes_become_rgb_or_grey(mode, tmp_path):
         (encode(random_pixels(64, 64, 3), "JPEG")[:2000], "here/a.png is damaged"),
         (encode(random_pixels(8, 8, 3))[:40], "here/a.png is"),
         (b"no image at all", "here/a.png is not an image"),
-        (b"", "here/a.png is not an image"),
+        (b"", "here/a.png is empty"),
     ],
 )
 def test_the_message_names_a_bad_image(content, problem):

@@ -9,6 +9,7 @@ import os
 import random
 import re
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -24,11 +25,11 @@ from PIL import Image
 
 from drl_jax.config import schema
 from drl_jax.config.schema import Config
-from drl_jax.data import archives, walk
+from drl_jax.data import archives, folder, walk
 from drl_jax.data.decoding import Damaged, Unreadable
 from drl_jax.data.sources import open_source
 from drl_jax.errors import UserError
-from tests.data.helpers import encode, read_all
+from tests.data.helpers import encode, read_all, write_files
 
 
 def image(value: int, format: str = "PNG") -> bytes:
@@ -78,11 +79,17 @@ def test_formats_of_pillow_are_read_and_the_others_are_counted(tmp_path, caplog)
     assert values(tmp_path) == [100] * len(formats)
     line = reported(tmp_path, caplog)
     assert line.startswith(f"config.data.path={tmp_path}: 6 images; left out are 2 .txt, ")
-    for part in ("1 .heic", "1 no suffix", "1 hidden", "1 .eps", "(HEIC: convert them to PNG or JPEG first)"):
+    for part in (
+        "1 .heic",
+        "1 without a suffix",
+        "1 hidden",
+        "1 .eps",
+        "(HEIC: convert them to PNG or JPEG first)",
+    ):
         assert part in line
 
 
-def test_nothing_is_told_of_a_folder_of_plain_images(tmp_path, caplog):
+def test_nothing_is_reported_of_a_folder_of_plain_images(tmp_path, caplog):
     write_images(tmp_path, 1, 2)
     assert reported(tmp_path, caplog) == ""
 
@@ -114,7 +121,7 @@ def test_links_to_files_are_read_once(tmp_path, caplog):
     (data / "3.png").symlink_to(other / "7.png")
     (data / "4.png").symlink_to(other / "7.png")
     assert values(data) == [1, 2, 7]
-    assert "left out are 2 link to a file that is there already" in reported(data, caplog)
+    assert "left out are 2 links to files that are there already" in reported(data, caplog)
 
 
 @pytest.mark.parametrize("target", ["nowhere.png", "loop.png"])
@@ -125,6 +132,21 @@ def test_a_link_to_nothing_is_named(tmp_path, target):
     assert values(tmp_path, skip_damaged=True) == [1, 2, 1]
 
 
+@pytest.mark.parametrize("name", ["disk", "images v1.0", "deep/part_2"])
+def test_a_link_to_nothing_that_may_be_a_folder_is_named(tmp_path, name, caplog):
+    write_images(tmp_path / "deep", 1)
+    (tmp_path / "labels.txt").symlink_to("/no/where.txt")
+    (tmp_path / ".hidden").symlink_to("/no/where")
+    assert values(tmp_path) == [1]
+    assert "left out are 1 hidden, 1 link to nothing" in reported(tmp_path, caplog)
+    (tmp_path / name).symlink_to("/no/where")
+    for options in ({}, {"skip_damaged": True}, {"for_check": True}):
+        line = refusal(tmp_path, **options)
+        assert line.startswith(
+            f"config.data.path: {tmp_path}/{name} is a link to nothing, and may have led to"
+        )
+
+
 def test_pipes_and_sockets_do_not_block(tmp_path, caplog):
     write_images(tmp_path, 1)
     os.mkfifo(tmp_path / "pipe.png")
@@ -133,7 +155,7 @@ def test_pipes_and_sockets_do_not_block(tmp_path, caplog):
         server.bind(f"{short}/s.png")
         (tmp_path / "to_socket").symlink_to(short)
         assert values(tmp_path) == [1]
-        assert "left out are 3 pipe, socket or device" in reported(tmp_path, caplog)
+        assert "left out are 3 pipes, sockets or devices" in reported(tmp_path, caplog)
     assert "is no file" in refusal(tmp_path / "pipe.png")
     assert "is no file" in refusal("/dev/zero")
 
@@ -200,32 +222,40 @@ def test_the_order_is_natural():
     assert names == expected
 
 
-@pytest.mark.parametrize(("name", "package"), [("data.mdb", "lmdb"), ("train-0.parquet", "pyarrow")])
-def test_forms_that_are_not_read_come_with_a_command(tmp_path, name, package):
-    """The command runs; its package is replaced by one that has what the command uses of it."""
-    data, fake = tmp_path / "it's mine", tmp_path / "fake"
-    data.mkdir()
-    fake.mkdir()
-    (data / name).write_bytes(bytes(100))
-    (fake / "images.py").write_text(f"IMAGES = {[image(1), image(2)]!r}")
-    (fake / "lmdb.py").write_text(FAKE_LMDB)
-    (fake / "pyarrow").mkdir()
-    (fake / "pyarrow/__init__.py").write_text("")
-    (fake / "pyarrow/parquet.py").write_text(FAKE_PARQUET)
-    for path in (data, data / name):
-        line = refusal(path)
-        found = re.search(r"export it by: (.*) and give", line)
-        assert found is not None
-        install, _, command = found[1].partition(" && ")
-        assert install == f"pip install {package}"
-        folder = shlex.split(line.rpartition("--config.data.path=")[2])[0]
-        subprocess.run(
-            ["bash", "-c", command.replace("python -c", f"{shlex.quote(sys.executable)} -c")],
-            check=True,
-            timeout=60,
-            env={"PYTHONPATH": str(fake), "PATH": os.environ["PATH"]},
-        )
-        assert values(folder) == [1, 2]
+def exported(path: Path, fake: Path, row: str = '{"image": {"bytes": x}}') -> str:
+    """Runs the command with which data are refused, and returns the folder that it has made.
+
+    Args:
+      path: of the data.
+      fake: a folder for packages that have what the command uses of the real ones.
+      row: a row of Parquet with the image `x`.
+    """
+    for name, content in {
+        "images.py": f"IMAGES, ROW = {[image(1), image(2)]!r}, {row!r}",
+        "lmdb.py": FAKE_LMDB,
+        "pyarrow/__init__.py": "",
+        "pyarrow/parquet.py": FAKE_PARQUET,
+    }.items():
+        write_files(fake, {name: content.encode()})
+    line = refusal(path)
+    found = re.search(r"export it by: pip install (?:lmdb|pyarrow) && (.*) and give", line)
+    assert found is not None
+    subprocess.run(
+        ["sh", "-c", found[1].replace("python -c", f"{shlex.quote(sys.executable)} -B -c")],
+        check=True,
+        timeout=60,
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(fake), "PATH": os.environ["PATH"]},
+    )
+    return shlex.split(line.rpartition("--config.data.path=")[2])[0]
+
+
+@pytest.mark.parametrize("name", ["data.mdb", "train-0.parquet"])
+def test_forms_that_are_not_read_come_with_a_command(tmp_path, name):
+    write_files(tmp_path / "it's [mine]", {name: bytes(100)})
+    for path in (tmp_path / "it's [mine]", tmp_path / "it's [mine]" / name):
+        assert values(exported(path, tmp_path / "fake")) == [1, 2]
 
 
 FAKE_LMDB = """
@@ -233,8 +263,9 @@ import os
 from images import IMAGES
 
 class open:
-    def __init__(self, path, readonly, lock):
-        assert os.path.isdir(path) and readonly and not lock
+    def __init__(self, path, subdir, readonly, lock):
+        file = os.path.join(path, "data.mdb") if subdir else path
+        assert os.path.isfile(file) and readonly and not lock
     def begin(self):
         return self
     def cursor(self):
@@ -242,18 +273,54 @@ class open:
 """
 FAKE_PARQUET = """
 import os
-from images import IMAGES
+from images import IMAGES, ROW
 
 class read_table:
-    column_names = ["img", "label"]
     def __init__(self, path):
         assert os.path.isfile(path)
-    def __getitem__(self, name):
-        assert name == "img"
-        return self
     def to_pylist(self):
-        return [{"bytes": each} for each in IMAGES]
+        return [eval(ROW) for x in IMAGES]
 """
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        '{"label": 1, "image": {"bytes": x, "path": None}, "key": b"k"}',
+        '{"mask": {"bytes": b"m"}, "img": {"bytes": x}}',
+        '{"url": "u", "caption": {"text": "t"}, "picture": {"path": "p", "bytes": x}}',
+        '{"jpg": x, "label": 1}',
+    ],
+)
+def test_the_column_of_images_in_parquet_is_found(tmp_path, row):
+    (tmp_path / "train [1].parquet").write_bytes(b"")
+    assert values(exported(tmp_path / "train [1].parquet", tmp_path / "fake", row)) == [1, 2]
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        exported(tmp_path / "train [1].parquet", tmp_path / "fake", '{"label": 1}')
+    assert caught.value.stderr == f"no image in row 0 of {tmp_path}/train [1].parquet\n"
+
+
+@pytest.mark.parametrize("lmdb", ["church", "deep/er/church", "faces.mdb"])
+def test_the_lmdb_is_found(tmp_path, lmdb):
+    file = tmp_path / "data" / lmdb / ("" if lmdb.endswith(".mdb") else "data.mdb")
+    write_files(tmp_path / "data", {str(file.relative_to(tmp_path / "data")): b"", "readme.txt": b""})
+    paths = [tmp_path / "data", file]
+    if file.name == "data.mdb":
+        (file.parent / "lock.mdb").write_bytes(b"")
+        paths += [file.parent, file.parent / "lock.mdb"]
+    for path in paths:
+        folder = exported(path, tmp_path / "fake")
+        assert folder == f"{tmp_path}/data/{lmdb}_images"
+        assert values(folder) == [1, 2]
+        shutil.rmtree(folder)
+    write_files(tmp_path / "data" / "zoo", {"data.mdb": b"", "lock.mdb": b""})
+    assert "holds 2 LMDBs, of which the command takes the first, " in refusal(tmp_path / "data")
+    assert exported(tmp_path / "data", tmp_path / "fake") == f"{tmp_path}/data/{lmdb}_images"
+
+
+def test_the_lock_of_an_lmdb_alone_is_none(tmp_path):
+    (tmp_path / "lock.mdb").write_bytes(b"")
+    assert "holds no images: only 1 .mdb" in refusal(tmp_path)
 
 
 def test_what_a_folder_without_images_holds_is_reported(tmp_path):
@@ -262,11 +329,49 @@ def test_what_a_folder_without_images_holds_is_reported(tmp_path):
     (tmp_path / "b.txt").write_bytes(b"")
     line = refusal(tmp_path)
     assert "holds no images: only 1 .heic, 1 .txt (HEIC: convert them" in line
+    for name in ("IMG_1.CR3", "c.png.gz", "noise"):
+        (tmp_path / name).write_bytes(b"")
+    line = refusal(tmp_path)
+    assert "(HEIC and raw photographs: convert them to PNG or JPEG first; .gz: unpack them by gunzip)" in line
+    assert " (a file needs a suffix such as .png to be read); give images (.png" in line
+
+
+@pytest.mark.parametrize("name", ["1.png", "a.zip", "a.tar", "a.tar.gz", "a.npy", "a.npz"])
+def test_an_empty_file_is_called_empty(tmp_path, name):
+    (tmp_path / name).write_bytes(b"")
+    assert refusal(tmp_path) == f"config.data.path: {tmp_path}/{name} is empty"
+
+
+def test_the_originals_of_a_set_are_to_be_prepared(tmp_path):
+    files = {
+        "cifar10": ("cifar-10-batches-py/batches.meta", "cifar-10-batches-py/data_batch_1"),
+        "cifar100": ("cifar-100-python/meta", "cifar-100-python/train"),
+        "mnist": ("raw/train-images-idx3-ubyte", "raw/train-labels-idx1-ubyte"),
+    }
+    for name, (first, second) in files.items():
+        content = {first: b"x", second: b"x"}
+        write_files(tmp_path / name, content)
+        (tmp_path / f"{name} archive").mkdir()
+        paths = [tmp_path / name, (tmp_path / name / first).parent]
+        if name != "mnist":
+            archive = tmp_path / f"{name} archive" / f"cifar-{name[5:]}-python.tar.gz"
+            archive.write_bytes(PACK["a.tgz"](content))
+            paths += [archive, archive.parent]
+        for path in paths:
+            line = refusal(path)
+            assert line.startswith(f"config.data.path={str(path)!r} holds the originals of {name}")
+            flag = f"--config.data.path={shlex.quote(str(path))}, then give --config.data.name={name}"
+            assert line.endswith(f"run `prepare` with --config.data.name={name} {flag}")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "meta").write_bytes(b"x")
+    assert "holds no images: only 1 without a suffix" in refusal(tmp_path / "other")
 
 
 def test_one_image_is_no_data_set(tmp_path):
     write_images(tmp_path, 1)
     assert "is one image; give the folder that it is in" in refusal(tmp_path / "1.png")
+    (tmp_path / "2.png.gz").write_bytes(gzip.compress(image(1)))
+    assert "is one compressed image; unpack it by gunzip and give the fol" in refusal(tmp_path / "2.png.gz")
     (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
     assert "is a link to nothing" in refusal(tmp_path / "gone")
 
@@ -315,11 +420,13 @@ PACK = {
 
 
 @pytest.mark.parametrize("name", PACK)
-def test_archives_are_read(tmp_path, name, caplog):
+def test_archives_are_read(tmp_path, name, caplog, monkeypatch):
     (tmp_path / name).write_bytes(PACK[name](FILES))
     assert values(tmp_path / name) == [9, 10]
     source = opened(tmp_path / name)
     np.testing.assert_array_equal(source.take(np.array([1, 0, 1]))[:, 0, 0, 0], [10, 9, 10])
+    assert "were unpacked" not in reported(tmp_path / name, caplog)  # 0 MiB
+    monkeypatch.setattr(folder, "_MANY_BYTES", 1)
     lines = reported(tmp_path / name, caplog)
     assert "2 images; left out are 2 hidden, 1 .txt" in lines
     is_compressed = name not in ("a.zip", "a.tar")
@@ -347,7 +454,7 @@ def test_archives_beside_images_are_left_out(tmp_path, caplog):
     (tmp_path / "a.zip").write_bytes(zip_bytes({"2.png": image(2)}))
     np.save(tmp_path / "b.npy", np.zeros((3, 4, 4, 3), np.uint8))
     assert values(tmp_path) == [1]
-    assert "1 images; left out are 1 .npy, 1 .zip" in reported(tmp_path, caplog)
+    assert "1 image; left out are 1 .npy, 1 .zip" in reported(tmp_path, caplog)
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
@@ -359,7 +466,63 @@ def test_a_name_that_comes_twice_is_read_once(tmp_path, caplog):
     for name in ("a.zip", "a.tar"):
         caplog.clear()
         assert values(tmp_path / name) == [2]  # the last one counts, as for programs that unpack
-        assert "left out are 1 second copy of a name" in reported(tmp_path / name, caplog)
+        assert "left out is 1 second copy of a name" in reported(tmp_path / name, caplog)
+
+
+@pytest.mark.parametrize("pack", PACK)
+@pytest.mark.parametrize("where", ["", "runs/mine/", "./runs/mine/"])
+def test_the_folder_of_a_run_in_an_archive_is_no_data(tmp_path, pack, where, caplog):
+    schema.save(Config(), epath.Path(tmp_path / "config.json"))
+    run = {
+        f"{where}samples.png": image(8),
+        f"{where}log.txt": b"",
+        f"{where}samples/a.zip": zip_bytes({"7.png": image(7)}),
+        f"{where}config.json": (tmp_path / "config.json").read_bytes(),
+        f"{where}samples/6.png": image(6),
+        f"{where}inner/config.json": (tmp_path / "config.json").read_bytes(),
+    }
+    others = {"1.png": image(1), "runs/2.png": image(2), "runs/mine2/3.png": image(3)}
+    others |= {"other/config.json": b'{"format": 1}', "other/4.png": image(4)}  # of another program
+    archive = tmp_path / pack
+    if where:
+        archive.write_bytes(PACK[pack](run | others))
+        assert values(archive) == [1, 4, 2, 3]
+        assert "left out are 1 folder of a run of this program, 1 .json" in reported(archive, caplog)
+    else:
+        archive.write_bytes(PACK[pack](run))
+        assert "holds no images: only 1 folder of a run of this program" in refusal(archive)
+        archive.write_bytes(PACK[pack]({"run.tar": tar_bytes(run), "1.png": image(1)}))
+        assert values(archive) == [1]
+        assert "left out is 1 folder of a run of this program" in reported(archive, caplog)
+
+
+@pytest.mark.parametrize("pack", ["a.zip", "a.tar", "a.tar.gz"])
+def test_names_that_come_to_the_same_are_counted(tmp_path, pack, caplog):
+    files = {"3.png": image(3), "./3.png": image(4), "i.zip/1.png": image(1)}
+    (tmp_path / pack).write_bytes(PACK[pack](files | {"i.zip": zip_bytes({"1.png": image(2)})}))
+    assert values(tmp_path / pack) == [4, 2]
+    assert "left out are 2 second copies of names" in reported(tmp_path / pack, caplog)
+
+
+def test_a_zip_behind_a_program_is_read(tmp_path):
+    packed = zip_bytes({"1.png": image(1), "2.png": image(2)})
+    (tmp_path / "faces.exe").write_bytes(b"MZ" + bytes(5000) + packed)
+    assert values(tmp_path / "faces.exe") == [1, 2]
+    (tmp_path / "a.tar").write_bytes(tar_bytes({"faces.zip": b"#!/bin/sh\n" + packed}))
+    assert values(tmp_path / "a.tar") == [1, 2]
+
+
+def test_a_file_is_closed_when_python_ends(tmp_path, monkeypatch):
+    (tmp_path / "a").write_bytes(b"")
+    file = archives.File(os.open(tmp_path / "a", os.O_RDONLY))
+    descriptor, complaints = file.descriptor, []
+    monkeypatch.setattr(sys, "unraisablehook", complaints.append)
+    with monkeypatch.context() as ending:
+        ending.setattr(archives, "os", None)  # as Python leaves a module when it ends
+        del file
+    assert complaints == []
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
 
 
 def noise(seed: int) -> bytes:
@@ -453,7 +616,7 @@ def test_links_in_a_tar_are_left_out(tmp_path, caplog):
             member.type, member.linkname = kind, "1.png"
             tar.addfile(member)
     assert values(tmp_path / "a.tar") == [1]
-    assert "3 link, pipe or device" in reported(tmp_path / "a.tar", caplog)
+    assert "3 links, pipes or devices" in reported(tmp_path / "a.tar", caplog)
 
 
 # Arrays
@@ -502,7 +665,65 @@ def test_a_folder_of_arrays_is_one_data_set(tmp_path, caplog):
     np.savez_compressed(tmp_path / "part_1.npz", arr_0=images[:3])
     np.save(tmp_path / "labels.npy", np.arange(9))
     np.testing.assert_array_equal(read_all(opened(tmp_path)), images)
-    assert "9 images; left out are 1 .npy of fewer than three axes" in reported(tmp_path, caplog)
+    assert "9 images; left out is 1 .npy of fewer than three axes" in reported(tmp_path, caplog)
+
+
+def test_pictures_of_samples_are_left_out_beside_the_samples(tmp_path, caplog):
+    images = pixels(9)
+    np.savez(tmp_path / "samples.npz", arr_0=images)
+    for name in ("samples.png", "samples_process.png"):
+        (tmp_path / name).write_bytes(image(9))
+    np.testing.assert_array_equal(read_all(opened(tmp_path)), images)
+    line = reported(tmp_path, caplog)
+    assert line.endswith("9 images; left out are 2 pictures of samples beside their arrays")
+    files = {f"drawn/{path.name}": path.read_bytes() for path in tmp_path.iterdir()}
+    files |= {"1.png": image(1), "own/samples.png": image(2), "drawn/3.png": image(3)}
+    files |= {"scores/samples_0000000.npz": b"", "scores/samples.png": image(4)}
+    write_files(tmp_path / "data", files)
+    for path in (tmp_path / "data", *(tmp_path / f"all{suffix}" for suffix in (".zip", ".tar"))):
+        if path.suffix:
+            path.write_bytes(PACK[f"a{path.suffix}"](files))
+        caplog.clear()
+        assert values(path) == [1, 3, 2]
+        assert "3 pictures of samples beside their arrays" in reported(path, caplog)
+
+
+@pytest.mark.parametrize(
+    ("form", "named"),
+    [
+        ("a.npz", "arrays"),
+        ("a.npy", "arrays"),
+        ("x/a.parquet", "Parquet files"),
+        ("x/data.mdb", "files of LMDB"),
+    ],
+)
+@pytest.mark.parametrize("pack", ["all.zip", "all.tar", "all.tar.gz"])
+def test_other_forms_in_an_archive_are_to_be_unpacked(tmp_path, form, named, pack):
+    np.save(tmp_path / "a.npy", pixels(2))
+    content = (tmp_path / "a.npy").read_bytes() if form == "a.npy" else b""
+    (tmp_path / pack).write_bytes(PACK[pack.replace("all", "a")]({form: content, "readme.txt": b""}))
+    for path in (tmp_path / pack, tmp_path):
+        if path == tmp_path:
+            (tmp_path / "a.npy").unlink()
+        line = refusal(path)
+        assert line.startswith(f"config.data.path: {tmp_path}/{pack} holds {named}, which are not read in an")
+        assert f"; unpack it by: mkdir -p {tmp_path}/all_images && " in line
+        assert f" and give --config.data.path={tmp_path}/all_images" in line
+        assert line.endswith("; `check` prints then how to export them") == (named != "arrays")
+
+
+def test_several_arrays_come_with_the_command_that_saves_one(tmp_path):
+    images = pixels(6, 8, 8)
+    path = tmp_path / "it's mnist.npz"
+    np.savez(path, x_test=images[:2], y_test=np.arange(2), x_train=images, y_train=np.arange(6))
+    line = refusal(path)
+    found = re.search(r"holds x_test, y_test, x_train, y_train: .* by: (python .*) and give (.*)$", line)
+    assert found is not None
+    command = found[1].replace("python", shlex.quote(sys.executable), 1)
+    subprocess.run(["sh", "-c", command], check=True, timeout=60)
+    assert shlex.split(found[2]) == [f"--config.data.path={tmp_path}/it's mnist_x_train.npy"]
+    source = open_source("folder", path=f"{tmp_path}/it's mnist_x_train.npy", image_size=8, channels=1)
+    np.testing.assert_array_equal(read_all(source)[..., 0], images)
 
 
 def test_imagenet_64_is_read_as_it_is_published(tmp_path):

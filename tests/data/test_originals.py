@@ -201,7 +201,7 @@ def test_a_pickle_with_any_damage_is_read_or_refused(cifar, tmp_path, monkeypatc
         except UserError as error:
             outcomes.append(str(error))
     lines = [each for each in outcomes if isinstance(each, str)]
-    start = f"{file} is not a file of CIFAR's python archive, or is damaged: "
+    start = f"config.data.path: {file} is not a file of CIFAR's python archive, or is damaged: "
     assert all(line.startswith(start) and "\n" not in line for line in lines)
     assert 50 < len(lines) < len(outcomes) - 50
     assert [path.name for path in tmp_path.iterdir()] == ["batch"]
@@ -229,11 +229,13 @@ def test_what_is_wrong_with_files_of_cifar(change, expected, cifar, tmp_path):
     message = refused("cifar10", tmp_path, tmp_path / "originals")
     assert "config.data.name='cifar10'" in message
     assert expected in message
+    assert ("unpack cifar-10-python.tar.gz again" in message) == ("missing" in expected)
 
 
-def test_where_there_is_no_cifar(tmp_path):
+def test_where_there_is_no_cifar(tmp_path, capfd):
     (tmp_path / "empty").mkdir()
     message = refused("cifar10", tmp_path, tmp_path / "empty")
+    assert capfd.readouterr() == ("", "")
     for name in ("binary.tar.gz", "python.tar.gz", "batches-bin", "batches-py"):
         assert f"cifar-10-{name}" in message
     (tmp_path / "file.txt").write_text("x")
@@ -405,12 +407,54 @@ def no_network(monkeypatch):
         ("lsun", "scenes/church_outdoor_train_lmdb.zip"),
         ("lsun/bedroom", "scenes/bedroom_train_lmdb.zip"),
         ("lsun/cat:3.1.0", "objects/cat.zip"),
+        ("LSUN", "scenes/church_outdoor_train_lmdb.zip"),
+        ("lsun/TV_monitor", "objects/tv-monitor.zip"),
     ],
 )
 def test_lsun_says_at_once_how_to_export(name, url, tmp_path, no_network):
     message = refused(name, tmp_path, None)
     assert message.startswith(f"config.data.name={name!r} cannot be prepared, ")
     assert f"http://dl.yf.io/lsun/{url}" in message
+
+
+def test_lsun_that_is_there_is_exported(tmp_path, no_network):
+    folder = tmp_path / "lsun" / "bedroom_train_lmdb"
+    write_files(folder, {"data.mdb": b"", "lock.mdb": b""})
+    message = refused("lsun/bedroom", tmp_path, tmp_path / "lsun")
+    assert f" {folder} bedroom_images and give --config.data.path=bedroom_images" in message
+    assert "http" not in message
+    (tmp_path / "lsun.zip").write_bytes(b"")
+    for path in ("lsun.zip", "nowhere"):
+        message = refused("lsun/bedroom", tmp_path, tmp_path / path)
+        assert message.startswith(f"config.data.path='{tmp_path}/{path}' holds no LMDB; ")
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("lsun/chruch", "did you mean lsun/church_outdoor? "),
+        ("lsun/church", "did you mean lsun/church_outdoor? "),
+        ("LSUN/bedrooms", "did you mean lsun/bedroom? "),
+        ("lsun/tv_monitors:3.1.0", "did you mean lsun/tv-monitor? "),
+        ("lsun/zebra crossings", ""),
+    ],
+)
+def test_a_category_that_lsun_has_not(name, meant, tmp_path, no_network):
+    message = refused(name, tmp_path, None)
+    start = f"config.data.name={name!r} is no category of LSUN; {meant}categories are bedroom, bridge, "
+    assert message.startswith(start)
+
+
+def test_a_failed_download_of_a_set_with_configs_leaves_nothing(tmp_path, monkeypatch, capfd):
+    def fail(url, file, **_):
+        raise OSError("no network")
+
+    monkeypatch.setattr(downloads, "fetch", fail)
+    message = refused("imagenet_resized/64x64", tmp_path, None)
+    assert message.startswith("config.data.name='imagenet_resized/64x64': cannot download http://")
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert re.fullmatch("downloading http://.*zip\n", err)
 
 
 @pytest.mark.parametrize("name", ["svhn_cropped", "oxford_flowers102", "stl10"])
@@ -421,6 +465,7 @@ def test_a_set_that_needs_tensorflow_is_refused_before_a_download(name, tmp_path
 
 def test_the_folder_of_a_config_without_a_path(tmp_path):
     assert refused("folder", tmp_path, None).startswith("config.data.path must be set")
+    assert "`prepare` with --config.data.name=lsun/church_outdoor" in refused("folder", tmp_path, None)
     message = refused("folder", tmp_path, tmp_path / "nowhere")
     assert message.startswith(f"config.data.path='{tmp_path}/nowhere' does not exist")
 

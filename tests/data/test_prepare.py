@@ -102,9 +102,11 @@ def test_celeb_a_without_its_lists_is_refused(celeb_a_files, tmp_path):
         prepare("celeb_a", data_dir=str(tmp_path / "tfds"), path=str(tmp_path))
 
 
-def test_celeb_a_has_the_splits_of_the_list(celeb_a_files, tmp_path):
+def test_celeb_a_has_the_splits_of_the_list(celeb_a_files, tmp_path, capfd):
     summary = prepare("celeb_a", data_dir=str(tmp_path), path=str(celeb_a_files))
     assert summary.startswith("celeb_a/2.1.0: train 4, validation 1, test 1 examples")
+    # No progress bars and no lines of the library in a file or a pipe.
+    assert capfd.readouterr() == ("", "writing the examples of celeb_a\n")
 
 
 @pytest.mark.parametrize("name", ["digits", "points", "folder"])

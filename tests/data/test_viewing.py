@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
-from PIL import Image, PngImagePlugin
+from PIL import Image, PngImagePlugin, TiffImagePlugin
 
 from drl_jax.data import viewing
 from drl_jax.data.decoding import CropResize, Damaged
@@ -109,6 +109,10 @@ TRANSPARENT = {
         png(2, 16, words(257, 514, 771, 1028, 0, 0), words(257, 514, 771)),
         [4, 0, 0],
     ),
+    "RGB with a key, 16 bits, equal high bytes": (
+        png(2, 16, words(257, 514, 771, 257, 514, 772), words(257, 514, 771)),
+        [1, 2, 3],
+    ),
     "grey with a key": (png(0, 8, bytes([7, 9]), words(7)), [9, 9, 9]),
     "grey with a key, 1 bit": (png(0, 1, bytes([0b01000000]), words(0)), [255, 255, 255]),
     "grey with a key, 2 bits": (png(0, 2, bytes([0b01100000]), words(1)), [170, 170, 170]),
@@ -201,6 +205,72 @@ def test_16_bits_become_8(kind):
     np.testing.assert_array_equal(decoded, values >> 8, err_msg=name)
 
 
+def tiff(bits: int, content: bytes, white_is_zero: bool, shape: tuple[int, int] = (8, 8)) -> bytes:
+    """A grey TIFF, written by hand: Pillow does not write all kinds."""
+    height, width = shape
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: 0 if white_is_zero else 1, 273: 0, 277: 1}
+    tags |= {278: height, 279: len(content)}
+    tags[273] = 8 + 2 + 12 * len(tags) + 4
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + content
+
+
+@pytest.mark.parametrize("white_is_zero", [False, True])
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+def test_a_tiff_whose_zero_is_white(bits, white_is_zero):
+    values = np.random.default_rng(0).integers(2**bits, size=(8, 8))
+    packed = b"".join(int("".join(f"{x:0{bits}b}" for x in row), 2).to_bytes(bits, "big") for row in values)
+    encoded = tiff(bits, values.astype("<u2").tobytes() if bits == 16 else packed, white_is_zero)
+    expected = values >> 8 if bits == 16 else values * 255 // (2**bits - 1)
+    expected = 255 - expected if white_is_zero else expected
+    np.testing.assert_array_equal(decode(encoded, 8, channels=1)[..., 0], expected)
+    if bits == 16:
+        for compression in ("tiff_lzw", "tiff_adobe_deflate"):
+            image = Image.open(io.BytesIO(encoded))
+            packed = saved(image, "TIFF", compression=compression, tiffinfo={262: 0 if white_is_zero else 1})
+            assert isinstance(again := Image.open(io.BytesIO(packed)), TiffImagePlugin.TiffImageFile)
+            assert again.tag_v2[262] == 1 - white_is_zero
+            np.testing.assert_array_equal(decode(packed, 8, channels=1)[..., 0], expected)
+
+
+def deep(values: np.ndarray) -> dict[str, tuple[bytes, int]]:
+    """Values of 16 bits, [8, 8, 3], as formats store them, and the greatest possible value."""
+    rows = values.reshape(8, -1)
+    sgi = struct.pack(">hBBHHHHii", 474, 0, 2, 3, 8, 8, 3, 0, 65535) + bytes(512 - 20)
+    return {
+        "PPM": (b"P6 8 8 65535\n" + values.astype(">u2").tobytes(), 65535),
+        "plain PPM": (b"P3 8 8 65535\n" + " ".join(map(str, rows.ravel())).encode(), 65535),
+        "PPM to 1000": (b"P6 8 8 1000\n" + (values % 1001).astype(">u2").tobytes(), 1000),
+        "SGI": (sgi + values[::-1].transpose(2, 0, 1).astype(">u2").tobytes(), 65535),
+    }
+
+
+@pytest.mark.parametrize("format", ["PPM", "plain PPM", "PPM to 1000", "SGI"])
+def test_colours_of_16_bits_are_reported(format):
+    values = np.random.default_rng(0).integers(2**16, size=(8, 8, 3))
+    encoded, largest = deep(values)[format]
+    expected = (values if largest == 65535 else values % 1001) * (255 / largest)
+    decoded, lines = with_lines(encoded)
+    assert abs(decoded - expected).max() <= 1
+    assert lines == [f"a has 16 bits per channel: 0 to {largest} becomes 0 to 255 (reported once)"]
+
+
+def test_the_greatest_value_is_that_of_the_file():
+    values = np.arange(64).reshape(8, 8) * 15
+    decoded, lines = with_lines(b"P5 8 8 1000\n" + values.astype(">u2").tobytes())
+    assert abs(decoded[..., 0] - values * 0.255).max() <= 1
+    assert "0 to 1000 becomes 0 to 255; the greatest value in it is 945 (" in lines[0]
+    for encoded in (b"P6 8 8 255\n" + bytes(192), b"P5 8 8 100\n" + bytes(64)):
+        assert with_lines(encoded)[1] == []
+
+
+def with_lines(encoded: bytes) -> tuple[np.ndarray, list[str]]:
+    """The pixels of an image, and what is reported of it."""
+    crop_resize, lines = CropResize(8), []
+    crop_resize.notes.listen(lambda level, line: lines.append(line))
+    return crop_resize.decode(encoded, "a").astype(int), lines
+
+
 def test_floats_and_32_bits_are_refused_by_name():
     floats = saved(Image.fromarray(np.linspace(-1, 1, 64, dtype=np.float32).reshape(8, 8)), "TIFF")
     with pytest.raises(Damaged, match=r"a.png has floating-point values from -1 to 1, .* 8 or 16 bits"):
@@ -210,7 +280,7 @@ def test_floats_and_32_bits_are_refused_by_name():
         decode(whole, 8)
 
 
-def test_what_is_changed_is_told_once(caplog):
+def test_what_is_changed_is_reported_once(caplog):
     crop_resize = CropResize(8)
     crop_resize.notes.listen()
     deep = encode(np.full((8, 8), 4095, np.uint16))

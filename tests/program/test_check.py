@@ -47,7 +47,7 @@ def damage(folder) -> dict[str, str]:
     return {
         "3.png": "is damaged",
         "77.png": "is not an image that can be read",
-        "78.png": "is not an image that can be read",
+        "78.png": "is empty",
         "150.png": "is a link to nothing",
         "199.pfm": "has floating-point values",
     }
@@ -69,6 +69,44 @@ def test_check_finds_all_bad_files_in_one_pass(images, capfd):
     )
 
 
+def last_line(capfd, *flags) -> str:
+    assert check(*flags) == 1
+    return capfd.readouterr().err.splitlines()[-1].partition("cannot be used; ")[2]
+
+
+def test_check_ends_with_what_helps(images, tmp_path, capfd, monkeypatch):
+    flags = data_flags(images)
+    skip, fix = "--config.data.skip_damaged=True", "fix or delete those that are damaged"
+    crop = "for those that are too small set --config.data.crop=None"
+    (images / "3.png").write_bytes(b"bad")
+    assert last_line(capfd, *flags) == f"{fix}; or set config.data.skip_damaged=True, which replaces them"
+    assert last_line(capfd, *flags, skip) == f"{fix}; in training config.data.skip_damaged=True replaces them"
+    (images / "wide.png").write_bytes(encode(np.zeros((9, 9), np.uint8)))
+    large = "--config.data.crop=(0,0,9,9)"  # all others are too small
+    assert last_line(capfd, *flags, large).startswith(f"{fix}; {crop}; or set config.data.skip_damaged=True")
+    assert last_line(capfd, *flags, "--config.data.crop=(0,0,10,10)") == f"{fix}; {crop}"  # all are bad
+    (images / "3.png").unlink()
+    assert last_line(capfd, *flags, "--config.data.crop=(0,0,10,10)") == crop
+    assert check(*flags, "--config.data.crop=None") == 0
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr("drl_jax.data.folder._read_file", refuse)
+    assert last_line(capfd, *flags) == "the reasons why some cannot be read are above"
+
+
+def test_check_of_one_image(tmp_path, capfd):
+    (tmp_path / "1.png").write_bytes(encode(np.zeros((8, 8), np.uint8)))
+    assert check(*data_flags(tmp_path)) == 0
+    assert capfd.readouterr().out == "the only example of config.data.name='folder' can be used\n"
+    (tmp_path / "1.png").write_bytes(b"bad")
+    assert check(*data_flags(tmp_path)) == 1
+    last = capfd.readouterr().err.splitlines()[-1]
+    start = "drl-jax: the only example of config.data.name='folder' cannot be used; "
+    assert last == f"{start}fix or delete those that are damaged"
+
+
 def test_check_reads_arrays_digits_and_prepared_sets(tmp_path, capfd):
     write_cifar10_archive(tmp_path / "cifar-10-binary.tar.gz")
     prepare("cifar10", data_dir=str(tmp_path), path=str(tmp_path))
@@ -82,7 +120,7 @@ def test_check_reads_arrays_digits_and_prepared_sets(tmp_path, capfd):
     assert "all 9 examples" in out
     assert "all 1,797 examples of config.data.name='digits'" in out
     assert "cifar10 train example 19" in out
-    assert "20 of 20 examples" in err
+    assert "all 20 examples of config.data.name='cifar10' cannot be used" in err
 
 
 def test_a_disk_that_does_not_answer_ends_check(images, capfd, monkeypatch):
@@ -131,7 +169,7 @@ def test_own_samples_are_a_data_set_and_no_part_of_the_data_around_them(images, 
     run("sample", f"--workdir={workdir}")
     assert len(open_source("folder", path=str(images), image_size=8)) == 200
     run("train", "--config=digits", *small(training__steps=6), *flags)
-    assert "left out are 1 folder of a run of this program" in capfd.readouterr().out
+    assert "left out is 1 folder of a run of this program" in capfd.readouterr().out
     source = open_source("folder", path=str(workdir / "samples.npz"), image_size=8, channels=1)
     assert isinstance(source, Opened)
     with np.load(workdir / "samples.npz") as samples:
