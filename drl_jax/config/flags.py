@@ -41,6 +41,7 @@ def command_of(argv: Sequence[str], commands: Iterable[str]) -> tuple[str, list[
       UserError: there is no command, an unknown one, one in the wrong place, or a second one.
     """
     commands = tuple(commands)
+    argv = argv[1:] if argv[:1] == ["--"] else argv
     if not argv or argv[0] == "help" or argv[1:] == ["help"] or any(map(_HELP.fullmatch, argv)):
         return "help", []
     if argv[0] == "version" or any(word in _VERSION for word in argv):
@@ -57,8 +58,7 @@ def command_of(argv: Sequence[str], commands: Iterable[str]) -> tuple[str, list[
     if first.lstrip("-") in commands:
         raise UserError(f"{there}; did you mean {first.lstrip('-')}?")
     if given:
-        before = [word for word in argv[: given[0]] if word != "--"]
-        line = [argv[given[0]], *before, *argv[given[0] + 1 :]]
+        line = [argv[given[0]], *argv[: given[0]], *argv[given[0] + 1 :]]
         raise UserError(f"{there}; the command comes first: drl-jax {shlex.join(line)}")
     if first.startswith("-"):
         raise UserError(f"{there}; the command comes first, as in drl-jax train {shlex.join(argv)}")
