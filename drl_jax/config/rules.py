@@ -112,10 +112,12 @@ class Key(NamedTuple):
         if not self._has_type(value) or not all(rule.is_right(value) for rule in self.rules):
             shown = " ".join(repr(value).split())
             raise UserError(f"config.{name}={shown} is not possible: it must be {self.text}")
-        is_too_large = isinstance(value, int) and abs(value) > _MAX_INT
-        if self.type is int and is_too_large:
+        if not self._fits(value):
             raise UserError(f"config.{name}={value} is not possible: it must be at most {_MAX_INT}")
         return self.type(value)
+
+    def _fits(self, value: Any) -> bool:
+        return self.type is not int or abs(value) <= _MAX_INT
 
     def _has_type(self, value: Any) -> bool:
         if self.choices:
