@@ -4,6 +4,7 @@ from pathlib import Path
 
 from etils import epath
 
+from drl_jax import files
 from drl_jax.config.overrides import Arguments
 from drl_jax.parallel.preemption import Stop, raise_on_signal
 from drl_jax.report.matplotlib_cache import provide_folder
@@ -31,7 +32,7 @@ def call(command: str, arguments: Arguments, stop: Stop) -> None:
     config, prepare_command = arguments.config, arguments.prepare_command
     workdir = _absolute(arguments.workdir or "")
     output = _absolute(arguments.output) if arguments.output else workdir
-    provide_folder(Path(output))
+    provide_folder(Path(output) if files.is_local(output) else Path.cwd())
     if command == "prepare":
         from drl_jax.commands.prepare import prepare
 
