@@ -16,11 +16,11 @@ from drl_jax.errors import UserError
 RUN_CONFIG = "config.json"  # in the folder of a run
 MAX_CONFIG = 2**20  # bytes of it
 RUN = "folder of a run of this program"  # how such folders are counted
-PREVIEW = "picture of samples beside their arrays"  # how such files are counted
+PREVIEW = "image of samples beside their arrays"  # how such files are counted
 NO_SUFFIX = "without a suffix"  # how such files are counted
 _PLURALS = {
     RUN: "folders of runs of this program",
-    PREVIEW: "pictures of samples beside their arrays",
+    PREVIEW: "images of samples beside their arrays",
     "link to nothing": "links to nothing",
     "link to a file that is there already": "links to files that are there already",
     "pipe, socket or device": "pipes, sockets or devices",
@@ -93,7 +93,7 @@ def is_config_of_run(content: bytes) -> bool:
 
 
 def without_previews(names: Iterable[str], others: Iterable[str]) -> list[str]:
-    """Returns file names without those of pictures that this program writes beside samples.
+    """Returns file names without those of images that this program writes beside samples.
 
     Args:
       names: of the files.

@@ -95,7 +95,7 @@ def test_steps_after_the_draw_lead_to_the_exact_posterior(new_key):
     assert abs(y.mean() - posterior) < 5 * np.sqrt(squared / size)
     stationary = 1 / (precision * (1 - 0.25 * levels.step_squared[t] * precision))
     assert abs(y.var() / stationary - 1) < 5 * np.sqrt(2 / size)
-    # That is told apart from the draw alone.
+    # The draw alone would fail that.
     assert abs(squared / stationary - 1) > 5 * np.sqrt(2 / size)
 
 

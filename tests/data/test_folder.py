@@ -668,14 +668,14 @@ def test_a_folder_of_arrays_is_one_data_set(tmp_path, caplog):
     assert "9 images; left out is 1 .npy of fewer than three axes" in reported(tmp_path, caplog)
 
 
-def test_pictures_of_samples_are_left_out_beside_the_samples(tmp_path, caplog):
+def test_images_of_samples_are_left_out_beside_the_samples(tmp_path, caplog):
     images = pixels(9)
     np.savez(tmp_path / "samples.npz", arr_0=images)
     for name in ("samples.png", "samples_process.png"):
         (tmp_path / name).write_bytes(image(9))
     np.testing.assert_array_equal(read_all(opened(tmp_path)), images)
     line = reported(tmp_path, caplog)
-    assert line.endswith("9 images; left out are 2 pictures of samples beside their arrays")
+    assert line.endswith("9 images; left out are 2 images of samples beside their arrays")
     files = {f"drawn/{path.name}": path.read_bytes() for path in tmp_path.iterdir()}
     files |= {"1.png": image(1), "own/samples.png": image(2), "drawn/3.png": image(3)}
     files |= {"scores/samples_0000000.npz": b"", "scores/samples.png": image(4)}
@@ -685,7 +685,7 @@ def test_pictures_of_samples_are_left_out_beside_the_samples(tmp_path, caplog):
             path.write_bytes(PACK[f"a{path.suffix}"](files))
         caplog.clear()
         assert values(path) == [1, 3, 2]
-        assert "3 pictures of samples beside their arrays" in reported(path, caplog)
+        assert "3 images of samples beside their arrays" in reported(path, caplog)
 
 
 @pytest.mark.parametrize(
