@@ -32,7 +32,7 @@ from drl_jax.core.transition import Transition
 from drl_jax.errors import UserError
 from drl_jax.parallel.mesh import place
 from drl_jax.parallel.preemption import Stop
-from drl_jax.parallel.sampler import ShardedSampler, count_not_finite
+from drl_jax.parallel.sampler import ShardedSampler, count_not_finite, is_finite
 from drl_jax.pixels import to_unit
 
 _MAX_ABS = 20.0  # of floats: noise stays far below, images of 0 to 255 do not
@@ -130,7 +130,7 @@ class TrainedModel:
         x = np.concatenate([x for x, _ in self._sampler.sample(self.model, n, key=root)])
 
         def again(transition: Transition) -> jax.Array:
-            keys = example_keys(root, 1, int(np.argmin(_is_finite(x))))
+            keys = example_keys(root, 1, int(np.argmin(is_finite(x))))
             return _synthesize(keys, self.model, transition, self.parts.shape)
 
         return self._output(x, again)
@@ -325,10 +325,6 @@ def _key(key: Key) -> jax.Array:
 def _check_count(n: int, low: int) -> None:
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < low:
         raise UserError(f"n={n} is not possible: it must be a whole number of at least {low}")
-
-
-def _is_finite(x: np.ndarray) -> np.ndarray:
-    return np.asarray(np.isfinite(x).all(axis=tuple(range(1, x.ndim))))
 
 
 def _first_not_finite(transition: Transition, again: Callable[[Transition], jax.Array]) -> tuple[int, int]:

@@ -62,7 +62,8 @@ def between_samples(
 
     Source: paper, section 4.2.
     """
-    ends = standard_normal(jax.random.split(jax.random.fold_in(key, 0), 2), _like(shape))
+    like = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
+    ends = standard_normal(jax.random.split(jax.random.fold_in(key, 0), 2), like)
     start = slerp(ends[:1], ends[1:], weights)
     return _from(key, f, levels, transition, start, levels.num_levels)
 
@@ -101,10 +102,6 @@ def between_examples(
     number = jnp.full(1, first)
     x_n, y_n = (diffuse_to(keys, each, number, levels) for each in (x, y))
     return _from(key, f, levels, transition, slerp(x_n, y_n, weights), first)
-
-
-def _like(shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((2, *shape), jnp.float32)
 
 
 def _from(

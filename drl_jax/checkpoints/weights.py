@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
+from flax.traverse_util import unflatten_dict
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
@@ -77,13 +78,9 @@ def read(path: epath.Path, name: str) -> tuple[Tree, dict[str, Any]]:
         raise UserError(
             f"{name} has no weights of this program: its metadata lack format={_FORMAT!r}; `export` writes it"
         )
-    tree: Tree = {"params": {}, "spectral": {}}
-    for path_in_tree, array in named.items():
-        *groups, last = path_in_tree.split("/")
-        place = tree
-        for group in groups:
-            place = place.setdefault(group, {})
-        place[last] = jnp.asarray(array)
+    arrays = {name_in_tree: jnp.asarray(array) for name_in_tree, array in named.items()}
+    # A network without spectral normalisation has no such arrays.
+    tree: Tree = {"params": {}, "spectral": {}, **unflatten_dict(arrays, sep="/")}
     if sha256(tree) != metadata["sha256"]:
         raise UserError(f"{name} is damaged: its weights are not those that were written")
     return tree, json.loads(metadata["about"])

@@ -105,15 +105,15 @@ def denoising_score_matching(levels: Levels, *, energy_penalty: float = 0.0) -> 
         positive = log_density * extract(levels.temperature, t, log_density)
         # What a draw would do, for the log.
         move = jax.lax.stop_gradient(extract(levels.sigma, t + 1, x) ** 2 * score)
-        mean = (x_next + move) / extract(levels.scale, t, x)
+        scale = extract(levels.scale, t, x)
         return jnp.mean(loss) + energy_penalty * jnp.mean(positive**2), Terms(
             t=t,
             loss=loss,
             positive=positive,
             negative=f_fixed(x_next + move, t),
-            displacement=norm(mean - x_next / extract(levels.scale, t, x)),
+            displacement=norm(move / scale),
             gradient_norm=norm(score),
-            max_abs=jnp.max(jnp.abs(mean), axis=range(1, x.ndim)),
+            max_abs=jnp.max(jnp.abs((x_next + move) / scale), axis=range(1, x.ndim)),
         )
 
     return objective

@@ -122,6 +122,11 @@ def recorded_states(num_levels: int) -> list[int]:
     return np.linspace(0, num_levels, min(num_levels + 1, _MAX_STATES)).round().astype(int).tolist()
 
 
+def is_finite(samples: np.ndarray) -> np.ndarray:
+    """Returns for each sample whether all its numbers are finite."""
+    return np.asarray(np.isfinite(samples).all(axis=tuple(range(1, samples.ndim))))
+
+
 def count_not_finite(samples: np.ndarray) -> int:
     """Counts the samples that have a NaN or an infinity."""
-    return int(np.sum(~np.isfinite(samples).all(axis=tuple(range(1, samples.ndim)))))
+    return int(np.sum(~is_finite(samples)))
