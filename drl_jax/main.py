@@ -168,7 +168,8 @@ def run(argv: Sequence[str], stop: Stop) -> None:
         raise UserError("--topology is missing; `plan` needs the hardware, as in --topology=v5e:4x4")
     if command in NEED_WORKDIR and not arguments.workdir:
         raise UserError(f"--workdir is missing; `{command}` needs the folder of a run")
-    _import_jax()
+    if command != "prepare":  # which does without
+        _import_jax()
     try:
         call(command, arguments, stop)
     except BrokenPipeError:
