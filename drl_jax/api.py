@@ -5,23 +5,25 @@ data are in [-1, 1], and noisy examples go beyond. Points are floats [n, 2].
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from drl_jax import files
 from drl_jax.applications import inpainting, interpolation
 from drl_jax.checkpoints import weights
 from drl_jax.checkpoints.quiet import silence_orbax
-from drl_jax.commands.job import load_model
-from drl_jax.commands.scoring import data_kind
-from drl_jax.config import schema
+from drl_jax.config import resume, schema
 from drl_jax.config.build import Components, build, make_sampler
+from drl_jax.config.overrides import override
+from drl_jax.config.restore import load_model
 from drl_jax.config.schema import Config
+from drl_jax.config.scoring import data_kind
 from drl_jax.core import energy
 from drl_jax.core.levels import extract
 from drl_jax.core.mcmc.base import value_and_gradient
@@ -41,12 +43,16 @@ Key = int | jax.Array
 """A seed, or a key of `jax.random.key`."""
 
 
-def load(source: str | epath.PathLike, *, step: int | None = None) -> "TrainedModel":
+def load(
+    source: str | epath.PathLike, *, step: int | None = None, overrides: Mapping[str, str] | None = None
+) -> "TrainedModel":
     """Loads a trained model.
 
     Args:
       source: the name of a model that ships ("digits"), the workdir of a run, or a file that `export` wrote.
       step: the step of the checkpoint in a workdir. Default: the newest.
+      overrides: texts by key of the config, as on the command line: {"sampler.noise_scale": "1"}. What the
+        model was trained with cannot be changed.
 
     Returns:
       The model.
@@ -61,28 +67,71 @@ def load(source: str | epath.PathLike, *, step: int | None = None) -> "TrainedMo
       >>> images.shape, images.dtype.name
       ((4, 8, 8, 1), 'uint8')
     """
+    texts = dict(overrides or {})
+    if step is not None:
+        texts["evaluation.step"] = str(step)
+    return find(str(source), texts).load()
+
+
+class Found(NamedTuple):
+    """A model that was found, before its weights are read.
+
+    Attributes:
+      config: how it was trained, with overrides.
+      workdir: of its run, if it is one.
+      load: reads the weights.
+    """
+
+    config: Config
+    workdir: epath.Path | None
+    load: Callable[[], "TrainedModel"]
+
+
+def find(source: str, overrides: Mapping[str, str]) -> Found:
+    """Finds a trained model. Uses no device yet.
+
+    Args:
+      source, overrides: as for `load`.
+
+    Raises:
+      UserError: there is no such model, or an override is not possible.
+    """
     workdir = epath.Path(source).expanduser()
-    if (workdir / schema.FILE).exists():
-        return _load_workdir(workdir.absolute(), step)
-    if step is not None:
-        raise UserError(f"step={step} is of a workdir, and {source} is none; leave it out")
+    if files.exists(workdir / schema.FILE):
+        return _find_run(workdir.absolute(), overrides)
+    if "evaluation.step" in overrides:
+        raise UserError(
+            f"config.evaluation.step={overrides['evaluation.step']} is of a workdir, and {source} is none; "
+            "leave it out"
+        )
     if workdir.is_dir():
-        raise UserError(f"load({str(source)!r}): the folder holds no run: it has no {schema.FILE}")
-    tree, about = weights.find(str(source))
-    config = schema.from_values(schema.complete(about["config"], str(source)), str(source))
-    parts = build(config)
-    model = Model(parts.network, parts.levels, tree["params"], tree["spectral"])
-    return TrainedModel(config, parts, model, about)
+        raise UserError(f"{source!r} is no model: the folder holds no run, for it has no {schema.FILE}")
+    tree, about = weights.find(source)
+    values = schema.complete(about["config"], source)
+    config = schema.from_values(override(values, overrides, source), source)
+    resume.check_unchanged(about["config"], config, source)
+
+    def load() -> TrainedModel:
+        parts, arrays = build(config), jax.tree.map(jnp.asarray, tree)
+        model = Model(parts.network, parts.levels, arrays["params"], arrays["spectral"])
+        return TrainedModel(source, config, parts, model, about)
+
+    return Found(config, None, load)
 
 
-def _load_workdir(workdir: epath.Path, step: int | None) -> "TrainedModel":
-    silence_orbax()
-    config = schema.load(workdir / schema.FILE)
-    if step is not None:
-        config = replace(config, evaluation=replace(config.evaluation, step=step))
-    parts = build(config)
-    checkpoint, model = load_model(workdir, config, parts, place())
-    return TrainedModel(config, parts, model, {"step": checkpoint.step, **checkpoint.record})
+def _find_run(workdir: epath.Path, overrides: Mapping[str, str]) -> Found:
+    file = workdir / schema.FILE
+    values = override(schema.load_values(file), overrides, str(file))
+    config = schema.from_values(values, str(file))
+
+    def load() -> TrainedModel:
+        silence_orbax()
+        parts = build(config)
+        checkpoint, model = load_model(workdir, config, parts, place())
+        about = {"step": checkpoint.step, **checkpoint.record}
+        return TrainedModel(str(workdir), config, parts, model, about)
+
+    return Found(config, workdir, load)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,12 +141,14 @@ class TrainedModel:
     Level t, 0 … T − 1, is the energy of x_t; x_T is white noise.
 
     Attributes:
+      source: what it was loaded from.
       config: how it was trained.
       parts: what the config describes: the network, the levels and how samples are drawn.
       model: its arrays, for the functions of `drl_jax.core`.
       about: where it is from: the step, the data, the commit and so on.
     """
 
+    source: str
     config: Config
     parts: Components
     model: Model
@@ -154,8 +205,7 @@ class TrainedModel:
           >>> model.energy(model.sample(0, 4), level=0).shape
           (4,)
         """
-        t = self._level(level, 0, self.num_levels - 1)
-        return -np.asarray(_log_density_and_score(self.model, self._input(x), t)[0])
+        return -self._log_density_and_score(x, level)[0]
 
     def score(self, x: np.ndarray, level: int) -> np.ndarray:
         """Computes the gradient of log p_t(x) in x, in units of the model.
@@ -170,8 +220,7 @@ class TrainedModel:
         Raises:
           UserError: the input is not right.
         """
-        t = self._level(level, 0, self.num_levels - 1)
-        return np.asarray(_log_density_and_score(self.model, self._input(x), t)[1])
+        return self._log_density_and_score(x, level)[1]
 
     def denoise(self, key: Key, x: np.ndarray, level: int) -> np.ndarray:
         """Draws x_0 given noisy examples x_n, by the model's levels n − 1 … 0.
@@ -188,8 +237,8 @@ class TrainedModel:
           UserError: the input is not right, or chains left the finite numbers.
         """
         given, first = self._input(x), self._level(level, 1, self.num_levels)
-        keys = example_keys(_key(key), len(given))
-        run = lambda transition: _descend(keys, self.model, transition, given, first)
+        rows, n = _on_all_devices((example_keys(_key(key), len(given)), given))
+        run = lambda transition: _descend(rows[0], self.model, transition, rows[1], first)[:n]
         return self._output(np.asarray(run(self.parts.transition)), run)
 
     def interpolate(
@@ -216,20 +265,20 @@ class TrainedModel:
           UserError: the input is not right, or chains left the finite numbers.
         """
         _check_count(n, 2)
-        root, weights_of_y = _key(key), jnp.linspace(0.0, 1.0, n)
+        root, (weights_of_y, _) = _key(key), _on_all_devices(jnp.linspace(0.0, 1.0, n))
         if between is None:
             if level is not None:
                 raise UserError(f"level={level} is for given examples; give between=(x, y) too")
             run = lambda transition: _between_samples(
                 root, self.model, transition, self.parts.shape, weights_of_y
-            )
+            )[:n]
         else:
             x, y = (self._input(np.asarray(each)[None]) for each in between)
             default = max(1, self.num_levels // 2)
             first = self._level(default if level is None else level, 1, self.num_levels)
             run = lambda transition: _between_examples(
                 root, self.model, transition, x, y, weights_of_y, first
-            )
+            )[:n]
         return self._output(np.asarray(run(self.parts.transition)), run)
 
     def inpaint(self, key: Key, x: np.ndarray, known: np.ndarray, n: int = 4) -> np.ndarray:
@@ -251,12 +300,19 @@ class TrainedModel:
         x = np.asarray(x)
         given, mask = self._input(x[None]), self._known(known)
         keys = example_keys(_key(key), n)
-        rows, masks = jnp.repeat(given, n, axis=0), jnp.repeat(jnp.asarray(mask)[None], n, axis=0)
-        run = lambda transition: _inpaint(keys, self.model, transition, rows, masks)
+        masks = jnp.repeat(jnp.asarray(mask)[None], n, axis=0)
+        rows, _ = _on_all_devices((keys, jnp.repeat(given, n, axis=0), masks))
+        run = lambda transition: _inpaint(rows[0], self.model, transition, *rows[1:])[:n]
         completed = self._output(np.asarray(run(self.parts.transition)), run)
         if x.dtype != completed.dtype:
             return completed
         return np.where(mask[None], x[None], completed)  # bytes to floats and back may lose one
+
+    def _log_density_and_score(self, x: np.ndarray, level: int) -> tuple[np.ndarray, np.ndarray]:
+        t = self._level(level, 0, self.num_levels - 1)
+        rows, n = _on_all_devices(self._input(x))
+        log_density, score = _log_density_and_score(self.model, rows, t)
+        return np.asarray(log_density)[:n], np.asarray(score)[:n]
 
     @cached_property
     def _sampler(self) -> ShardedSampler:
@@ -308,6 +364,17 @@ class TrainedModel:
                 "model has diverged, or its step size is too large"
             )
         return data_kind(self.config).to_examples(x)
+
+
+def _on_all_devices(rows: Any) -> tuple[Any, int]:
+    """(Arrays with the same rows, in equal parts on all devices; the number of rows).
+
+    The last row is repeated until the rows divide.
+    """
+    placement, n = place(), len(jax.tree.leaves(rows)[0])
+    indices = jnp.minimum(jnp.arange(n + -n % placement.num_devices), n - 1)
+    put = lambda array: jax.device_put(jnp.asarray(array)[indices], placement.batched)
+    return jax.tree.map(put, rows), n
 
 
 def _key(key: Key) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Files of named arrays (.npz) that are verified when they are read."""
+"""Files of named arrays (.npz): those of the program, which are verified when they are read, and results."""
 
 import hashlib
 import io
@@ -14,11 +14,20 @@ from drl_jax import files
 _DIGEST = "sha256"
 
 
+def save(path: epath.Path, **named: np.ndarray) -> None:
+    """Writes results for other programs, as `numpy.savez` does, as a whole or not at all.
+
+    Raises:
+      OSError: it could not be written.
+    """
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **named)
+    files.write(path, content.getvalue())
+
+
 def write(path: epath.Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes arrays, as a whole or not at all. Raises OSError if that failed."""
-    content = io.BytesIO()
-    np.savez(content, allow_pickle=False, **{**arrays, _DIGEST: _digest(arrays)})
-    files.write(path, content.getvalue())
+    save(path, **{**arrays, _DIGEST: _digest(arrays)})
 
 
 def read(path: epath.Path) -> dict[str, np.ndarray] | None:

@@ -7,16 +7,16 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
-from drl_jax import __version__
-from drl_jax.commands import COMMANDS, NEED_WORKDIR, call
-from drl_jax.config import loading, schema
+from drl_jax import __version__, pretrained
+from drl_jax.commands import APPLICATIONS, COMMANDS, NEED_WORKDIR, call, call_application
+from drl_jax.config import loading, options, schema
 from drl_jax.config.flags import command_of
-from drl_jax.config.overrides import parse
+from drl_jax.config.overrides import parse, parse_application
 from drl_jax.errors import UserError
 from drl_jax.parallel import rendezvous
 from drl_jax.parallel.environments import this_job
@@ -25,22 +25,29 @@ from drl_jax.parallel.preemption import EXIT_CODE, Stop, Stopped, exit_now, hand
 _THREADS_WITHIN = 5.0  # seconds in which threads of libraries must end
 _NAMED_WITHIN = 5.0  # seconds in which `parallel.watch` names a process that has ended
 USAGE = """usage: drl-jax COMMAND --config=CONFIG --workdir=DIR [--config.KEY=VALUE ...]
+       drl-jax APPLICATION --model=MODEL [--OPTION=VALUE ...]
 
 commands:
 {commands}
+
+applications of a trained model:
+{applications}
 
 flags:
   --config=NAME[:ARGUMENT]     one of {names}
   --config=FILE.py[:ARGUMENT]  a config file; without --config, the config of the run in --workdir
   --config.KEY=VALUE           override a value, as in --config.data.batch_size=64; None for no value
   --workdir=DIR                the folder of the run (train, sample, evaluate, export)
-  --output=DIR                 sample, evaluate, export: the folder that they write to; the workdir without it
+  --output=DIR                 where sample, evaluate, export and applications write; the workdir without it
+  --model=NAME|DIR|FILE        applications: a model that ships ({models}), a workdir, or a file of `export`
   --show                       print the config and stop
   --topology=NAME              plan: the hardware, as in v5e:4x4, tpu7x:2x2x2, gpu:h100:8 or cpu:8
   --slices=N                   plan: how many slices of that topology; 1 without it
   --full                       plan: compile the whole program, which takes minutes
   --sweep                      plan: compare sizes of the hardware, and find the largest batch
   --version                    print the version and stop
+
+`drl-jax help APPLICATION` prints the options of an application.
 
 Exit code 0: done. 1: failed, restarting will not help. 42: stopped early, run the same command again.
 """
@@ -151,15 +158,19 @@ def tell_others(error: Exception, line: str) -> None:
 
 def run(argv: Sequence[str], stop: Stop) -> None:
     """Reads the command line and runs the command."""
-    command, flags = command_of(argv, COMMANDS)
+    command, flags = command_of(argv, [*COMMANDS, *APPLICATIONS])
     if command == "help":
-        commands = "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
-        print(USAGE.format(commands=commands, names=", ".join(loading.names())), end="")
+        print(_usage(flags), end="")
         return
     if command == "version":
         print(f"drl_jax {__version__}")
         return
     _check_variables(os.environ)
+    if command in APPLICATIONS:
+        application = parse_application(flags, command)
+        _import_jax()
+        with _files_named(application.output or application.model):
+            return call_application(command, application, stop)
     arguments = parse(flags, command)
     if arguments.show:
         print(json.dumps(schema.to_dict(arguments.config), indent=1))
@@ -170,12 +181,36 @@ def run(argv: Sequence[str], stop: Stop) -> None:
         raise UserError(f"--workdir is missing; `{command}` needs the folder of a run")
     if command != "prepare":  # which does without
         _import_jax()
-    try:
+    with _files_named(arguments.workdir):
         call(command, arguments, stop)
+
+
+def _usage(about: Sequence[str]) -> str:
+    """What `help` prints, about an application if one is named."""
+    for name in about:
+        if name in APPLICATIONS:
+            return (
+                f"usage: drl-jax {name} --model=MODEL [--OPTION=VALUE ...]: {APPLICATIONS[name]}\n\n"
+                f"{options.usage(name)}\n"
+            )
+    listed = lambda texts: "\n".join(f"  {name:<11} {text}" for name, text in texts.items())
+    return USAGE.format(
+        commands=listed(COMMANDS),
+        applications=listed(APPLICATIONS),
+        names=", ".join(loading.names()),
+        models=", ".join(pretrained.names()),
+    )
+
+
+@contextmanager
+def _files_named(workdir: str | None) -> Iterator[None]:
+    """Makes one line of an error of the file system, such as a full disk, or a folder that is gone."""
+    try:
+        yield
     except BrokenPipeError:
         raise
-    except OSError as error:  # a full disk, a folder that is gone
-        raise UserError(_of_files(error, arguments.workdir)) from error
+    except OSError as error:
+        raise UserError(_of_files(error, workdir)) from error
 
 
 def _of_files(error: OSError, workdir: str | None) -> str:

@@ -186,7 +186,7 @@ class Broken(nn.Module):
 @pytest.mark.parametrize("method", ["sample", "denoise", "interpolate", "between", "inpaint"])
 def test_chains_that_leave_the_finite_numbers_are_not_returned(method, model, noisy):
     arrays = Model(Broken(), model.parts.levels, params={}, spectral={})
-    broken = api.TrainedModel(model.config, model.parts, arrays, model.about)
+    broken = api.TrainedModel("broken", model.config, model.parts, arrays, model.about)
     calls = {
         "sample": lambda: broken.sample(0, 2),
         "denoise": lambda: broken.denoise(0, noisy, 2),

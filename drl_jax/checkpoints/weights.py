@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax.traverse_util import unflatten_dict
@@ -63,7 +62,7 @@ def read(path: epath.Path, name: str) -> tuple[Tree, dict[str, Any]]:
       name: what a message calls it.
 
     Returns:
-      (the tree, about).
+      (the tree, of NumPy arrays; about).
 
     Raises:
       UserError: it is no such file, or damaged.
@@ -78,9 +77,8 @@ def read(path: epath.Path, name: str) -> tuple[Tree, dict[str, Any]]:
         raise UserError(
             f"{name} has no weights of this program: its metadata lack format={_FORMAT!r}; `export` writes it"
         )
-    arrays = {name_in_tree: jnp.asarray(array) for name_in_tree, array in named.items()}
     # A network without spectral normalisation has no such arrays.
-    tree: Tree = {"params": {}, "spectral": {}, **unflatten_dict(arrays, sep="/")}
+    tree: Tree = {"params": {}, "spectral": {}, **unflatten_dict(named, sep="/")}
     if sha256(tree) != metadata["sha256"]:
         raise UserError(f"{name} is damaged: its weights are not those that were written")
     return tree, json.loads(metadata["about"])

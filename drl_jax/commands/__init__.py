@@ -5,7 +5,7 @@ from pathlib import Path
 from etils import epath
 
 from drl_jax import files
-from drl_jax.config.overrides import Arguments
+from drl_jax.config.overrides import ApplicationArguments, Arguments
 from drl_jax.parallel.preemption import Stop, raise_on_signal
 from drl_jax.report.matplotlib_cache import provide_folder
 
@@ -18,6 +18,10 @@ COMMANDS = {
     "prepare": "download and prepare the data set of --config",
     "check": "read every example of the data set of --config once, and list those that cannot be used",
     "plan": "estimate memory, messages and hours on hardware that is not here; it needs none of it",
+}
+APPLICATIONS = {
+    "interpolate": "draw images on the way between two others",
+    "inpaint": "draw completions of images of which a part is known",
 }
 NEED_WORKDIR = ("train", "sample", "evaluate", "export")
 
@@ -86,3 +90,10 @@ def _absolute(folder: str) -> epath.Path:
     """A folder as an absolute path: Orbax takes no relative one."""
     path = epath.Path(folder).expanduser()
     return path if path.is_absolute() else path.absolute()  # gs://… is absolute
+
+
+def call_application(command: str, arguments: ApplicationArguments, stop: Stop) -> None:
+    """Runs an application. Raises as `call`."""
+    from drl_jax.commands.application import run
+
+    run(command, arguments, stop)

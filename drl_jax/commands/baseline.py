@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from drl_jax.commands.job import start_job
-from drl_jax.commands.scoring import (
+from drl_jax.config.build import build, open_data
+from drl_jax.config.schema import Config
+from drl_jax.config.scoring import (
     about_data,
     check_examples,
     make_extractors,
@@ -13,8 +15,6 @@ from drl_jax.commands.scoring import (
     protocol_lines,
     read_reference,
 )
-from drl_jax.config.build import build, open_data
-from drl_jax.config.schema import Config
 from drl_jax.data.sources import has_split
 from drl_jax.errors import UserError
 from drl_jax.evaluation import scores

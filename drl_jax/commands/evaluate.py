@@ -11,8 +11,12 @@ from etils import epath
 
 from drl_jax import files
 from drl_jax.checkpoints.digests import sha256
-from drl_jax.commands.job import check_output, load_model, start_job
-from drl_jax.commands.scoring import (
+from drl_jax.commands.job import check_output, start_job
+from drl_jax.config import schema
+from drl_jax.config.build import build, make_sampler, open_data
+from drl_jax.config.restore import load_model
+from drl_jax.config.schema import Config
+from drl_jax.config.scoring import (
     about_data,
     check_examples,
     data_kind,
@@ -21,9 +25,6 @@ from drl_jax.commands.scoring import (
     protocol_lines,
     read_reference,
 )
-from drl_jax.config import schema
-from drl_jax.config.build import build, make_sampler, open_data
-from drl_jax.config.schema import Config
 from drl_jax.core.model import Model
 from drl_jax.errors import UserError
 from drl_jax.evaluation import scores

@@ -8,9 +8,10 @@ from etils import epath
 
 from drl_jax import pretrained
 from drl_jax.checkpoints import weights
-from drl_jax.commands.job import check_output, load_model, start_job
+from drl_jax.commands.job import check_output, start_job
 from drl_jax.config import paths, schema
 from drl_jax.config.build import build
+from drl_jax.config.restore import load_model
 from drl_jax.config.schema import Config
 from drl_jax.parallel.preemption import Stop
 

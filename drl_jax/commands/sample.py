@@ -1,6 +1,5 @@
 """`sample`: draws samples from a trained model."""
 
-import io
 import logging
 import time
 
@@ -8,11 +7,12 @@ import jax
 import numpy as np
 from etils import epath
 
-from drl_jax import files
-from drl_jax.commands.job import check_output, load_model, start_job
-from drl_jax.commands.scoring import data_kind
+from drl_jax import arrays
+from drl_jax.commands.job import check_output, start_job
 from drl_jax.config.build import build, make_sampler
+from drl_jax.config.restore import load_model
 from drl_jax.config.schema import Config
+from drl_jax.config.scoring import data_kind
 from drl_jax.evaluation.preview import Preview
 from drl_jax.parallel.preemption import Stop
 from drl_jax.parallel.sampler import count_not_finite
@@ -52,9 +52,7 @@ def sample(config: Config, workdir: epath.Path, output: epath.Path, stop: Stop) 
         if jax.process_index() != 0:
             return
         preview.save(output / "samples")
-        file = io.BytesIO()
-        np.savez(file, arr_0=samples)
-        files.write(output / "samples.npz", file.getvalue())
+        arrays.save(output / "samples.npz", arr_0=samples)
         _logger.info(
             "%d samples of step %d in %.1f s: %s, %s",
             len(samples),

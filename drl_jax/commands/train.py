@@ -20,10 +20,10 @@ from drl_jax.checkpoints.digests import sha256
 from drl_jax.checkpoints.orbax import FOLDER, Retention, open_checkpoints, steps
 from drl_jax.checkpoints.weights import find
 from drl_jax.commands.job import start_job
-from drl_jax.commands.scoring import check_examples, make_evaluator, metric_names
 from drl_jax.config import resume, schema
 from drl_jax.config.build import Components, build, make_sampler, open_data
 from drl_jax.config.schema import Config
+from drl_jax.config.scoring import check_examples, make_evaluator, metric_names
 from drl_jax.core.model import Model
 from drl_jax.core.types import Tree
 from drl_jax.data.sources import Opened, fingerprint
@@ -158,7 +158,7 @@ def _init_state(parts: Components, key: jax.Array, weights: Tree) -> TrainState:
     state = parts.init_state(key)
     if weights is None:
         return state
-    params, spectral = weights["params"], weights["spectral"]
+    params, spectral = jax.tree.map(jnp.asarray, (weights["params"], weights["spectral"]))
     # Copies: donation refuses one buffer in two places.
     averages = jax.tree.map(jnp.copy, (params, spectral))
     return state.replace(params=params, spectral=spectral, ema_params=averages[0], ema_spectral=averages[1])

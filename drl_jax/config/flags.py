@@ -6,14 +6,15 @@ import shlex
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from drl_jax.config import loading, schema
+from drl_jax.config import loading, options, schema
 from drl_jax.config.rules import nearest
 from drl_jax.config.values import plain
 from drl_jax.errors import UserError
 
 COMMON = ("--config", "--workdir", "--show")
 OF_COMMANDS: Mapping[str, tuple[str, ...]] = {
-    "--output": ("sample", "evaluate", "export"),
+    "--output": ("sample", "evaluate", "export", *options.COMMANDS),
+    "--model": tuple(options.COMMANDS),
     "--topology": ("plan",),
     "--slices": ("plan",),
     "--full": ("plan",),
@@ -21,7 +22,6 @@ OF_COMMANDS: Mapping[str, tuple[str, ...]] = {
 }
 SWITCHES = ("--show", "--full", "--sweep")  # need no value
 KEY = "--config."
-_ALL = (*COMMON, *OF_COMMANDS)
 _HELP = re.compile(r"--?(h|\?|help\w*)")  # also --helpfull and --helpshort, as other programs have them
 _VERSION = ("--version", "-V")
 
@@ -34,8 +34,8 @@ def command_of(argv: Sequence[str], commands: Iterable[str]) -> tuple[str, list[
       commands: the names of all commands.
 
     Returns:
-      The command, and the words after it. "help" and "version" are asked for by several words, some of them
-      in any place.
+      The command, and the words after it. "help", with the command that it is about, and "version" are asked
+      for by several words, some of them in any place.
 
     Raises:
       UserError: there is no command, an unknown one, one in the wrong place, or a second one.
@@ -43,7 +43,7 @@ def command_of(argv: Sequence[str], commands: Iterable[str]) -> tuple[str, list[
     commands = tuple(commands)
     argv = argv[1:] if argv[:1] == ["--"] else argv
     if not argv or argv[0] == "help" or argv[1:] == ["help"] or any(map(_HELP.fullmatch, argv)):
-        return "help", []
+        return "help", [word for word in argv if word in commands][:1]
     if argv[0] == "version" or any(word in _VERSION for word in argv):
         return "version", []
     first, *rest = argv
@@ -65,13 +65,22 @@ def command_of(argv: Sequence[str], commands: Iterable[str]) -> tuple[str, list[
     raise UserError(there + "".join(f"; did you mean {near}?" for near in nearest(first, commands)))
 
 
-def read(argv: Sequence[str]) -> dict[str, str]:
+def of(command: str) -> tuple[str, ...]:
+    """Returns the flags of a command, but for the keys of the config."""
+    own = [flag for flag, commands in OF_COMMANDS.items() if command in commands]
+    if command in options.COMMANDS:
+        return (*own, *(f"--{name}" for name in options.keys(command)))
+    return (*COMMON, *own)
+
+
+def read(argv: Sequence[str], command: str) -> dict[str, str]:
     """Reads the text of each flag.
 
     A flag and its text are one word (`--workdir=DIR`) or two (`--workdir DIR`).
 
     Args:
       argv: the words after the command.
+      command: whose flags they are.
 
     Returns:
       The texts by flag, such as "--config.data.path"; "true" for a switch alone.
@@ -80,6 +89,7 @@ def read(argv: Sequence[str]) -> dict[str, str]:
       UserError: a word is no flag, a flag has no text, or it is given twice.
     """
     flags: dict[str, str] = {}
+    known = of(command)
     words, before = deque(argv), ""
     while words:
         word = words.popleft()
@@ -87,9 +97,9 @@ def read(argv: Sequence[str]) -> dict[str, str]:
         if not flag and word:
             raise UserError(f"{word!r} is not a flag; flags are written {KEY}KEY=VALUE, without spaces")
         if len(flag.split()) != 1 or flag.strip() != flag or not flag.isascii():
-            raise UserError(_not_plain(word))
-        if flag not in _ALL and not flag.startswith(KEY):
-            raise UserError(_not_a_flag(word, before, next(iter(words), "")))
+            raise UserError(_not_plain(word, known))
+        if flag not in known and not flag.startswith(KEY):
+            raise UserError(_not_a_flag(word, before, next(iter(words), ""), command))
         if not equals and flag in SWITCHES:
             text = "true"
         elif not equals:
@@ -122,7 +132,7 @@ def _bare(argv: Sequence[str]) -> Iterator[tuple[int, str]]:
         is_text = is_flag and "=" not in word and word not in SWITCHES
 
 
-def _not_plain(word: str) -> str:
+def _not_plain(word: str, known: Iterable[str]) -> str:
     """The message about a flag with spaces, or with characters of a word processor."""
     written = plain(word)
     name = re.split(r"[\s=]", written.strip(), maxsplit=1)[0]
@@ -134,44 +144,65 @@ def _not_plain(word: str) -> str:
         return f"{word!r} has {odd}, as a document writes it; write {shlex.join([form])}"
     if not word.isascii():
         odd = " ".join(dict.fromkeys(f"{each!r} (U+{ord(each):04X})" for each in word if not each.isascii()))
-        return (
-            f"{word!r} is not a flag: its {odd} is no letter of a flag; type the flag anew{_meant(word, '')}"
-        )
+        meant = _meant(word, "", known)
+        return f"{word!r} is not a flag: its {odd} is no letter of a flag; type the flag anew{meant}"
     if not word.strip():
         return "there is an empty word on the command line, perhaps an unset variable; leave it out"
     return f"{word!r} is one word with a space in it; write {shlex.join([form])}"
 
 
-def _not_a_flag(word: str, before: str, after: str) -> str:
-    """The message about a word that is no flag.
+def _not_a_flag(word: str, before: str, after: str, command: str) -> str:
+    """The message about a word that is no flag of a command.
 
     Args:
       word: the word.
       before: the flag before it.
       after: the word after it.
+      command: the command.
     """
+    known = of(command)
     if word.startswith("-"):
-        flag = word.partition("=")[0]
-        there = f"flags are {', '.join(COMMON)} and {KEY}KEY=VALUE"
-        return f"{flag} is not a flag{_meant(word, after) or '; ' + there}"
+        flag, equals, text = word.partition("=")
+        if owners := _owners(flag):
+            if flag == "--workdir" and "--model" in known:
+                model = text if equals else after or "DIR"
+                return f"--workdir is not a flag of `{command}`; write {shlex.join([f'--model={model}'])}"
+            if not (command not in options.COMMANDS and _of_config(flag)):
+                return f"{flag} is a flag of {', '.join(f'`{each}`' for each in owners)}, not of `{command}`"
+        first = known if command in options.COMMANDS else COMMON
+        there = f"flags are {', '.join(first)} and {KEY}KEY=VALUE"
+        return f"{flag} is not a flag{_meant(word, after, known) or '; ' + there}"
     if before in SWITCHES:
         return f"{word!r} is not a flag; {before} takes no value"
     if word.partition(":")[0] in loading.names() or word.endswith(".py"):
         return f"{word!r} is not a flag; did you mean --config={word}?"
     name = word.partition("=")[0]
-    if "=" in word or f"--{name}" in _ALL or name.startswith("config."):
-        if meant := _meant(word, after):
+    if "=" in word or f"--{name}" in known or name.startswith("config."):
+        if meant := _meant(word, after, known):
             return f"{word!r} is not a flag{meant}"
     elif os.path.isdir(word) and before != "--workdir":
         return f"{word!r} is not a flag; did you mean --workdir={word}?"
     return f"{word!r} is not a flag; flags are written {KEY}KEY=VALUE, and a value with spaces is in quotes"
 
 
-def _meant(word: str, after: str) -> str:
+def _owners(flag: str) -> list[str]:
+    """The commands that have a flag which not all have."""
+    commands = dict.fromkeys([*options.COMMANDS, *(name for names in OF_COMMANDS.values() for name in names)])
+    owners = [command for command in commands if flag in of(command)]
+    return ["train", "sample", "evaluate", "export"] if flag in COMMON else owners
+
+
+def _of_config(flag: str) -> list[str]:
+    """The keys of a config that a flag is like."""
+    keys = {f"config.{key}": None for network in schema.NETWORKS for key in schema.keys(network)}
+    return nearest(flag.lstrip("-"), keys)
+
+
+def _meant(word: str, after: str, own: Iterable[str]) -> str:
     """The flags that a word is like, with its value; empty if there are none."""
     flag, equals, text = word.partition("=")
     keys = [f"{KEY}{key}" for network in schema.NETWORKS for key in schema.keys(network)]
-    known = [name.removeprefix("--") for name in dict.fromkeys([*_ALL, *keys])]
+    known = [name.removeprefix("--") for name in dict.fromkeys([*own, *keys])]
     near = [f"--{name}" for name in nearest(flag.lstrip("-"), known)]
     if not equals and after and not after.startswith("-"):
         equals, text = "=", after

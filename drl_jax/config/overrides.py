@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from drl_jax import files
+from drl_jax import files, pretrained
 from drl_jax.config import flags as command_line
-from drl_jax.config import loading, paths, schema
+from drl_jax.config import loading, options, paths, schema
+from drl_jax.config.options import Options
 from drl_jax.config.schema import Config
 from drl_jax.config.values import BOOLEANS, read, read_int
 from drl_jax.errors import UserError
@@ -43,6 +44,22 @@ class Arguments(NamedTuple):
     sweep: bool = False
 
 
+class ApplicationArguments(NamedTuple):
+    """What follows the name of an application.
+
+    Attributes:
+      model: a model that ships, the workdir of a run, or a file that `export` wrote.
+      output: where the results are written, as given; None for the workdir, or for the current folder.
+      options: of the application.
+      overrides: texts by key of the config.
+    """
+
+    model: str
+    output: str | None
+    options: Options
+    overrides: Mapping[str, str]
+
+
 def parse(argv: Sequence[str], command: str = "plan") -> Arguments:
     """Reads the flags of a command.
 
@@ -55,17 +72,9 @@ def parse(argv: Sequence[str], command: str = "plan") -> Arguments:
     Raises:
       UserError: a flag, a key, a value or the config file is not right.
     """
-    flags = command_line.read(argv)
-    for flag, commands in command_line.OF_COMMANDS.items():
-        if flag in flags and command not in commands:
-            owners = ", ".join(f"`{each}`" for each in commands)
-            raise UserError(f"{flag} is a flag of {owners}, not of `{command}`")
+    flags = command_line.read(argv, command)
     given, workdir = flags.get("--config"), flags.get("--workdir")
-    if flags.get("--output") == "":
-        raise UserError("--output has no folder; name one, as in --output=DIR, or leave the flag out")
-    for flag in ("--workdir", "--output"):
-        if folder := flags.get(flag):
-            paths.check_folder(flag, folder)
+    _check_folders(flags)
     if given:
         source = f"--config={given}"
         values = schema.config_dict_values(loading.load(given), source)
@@ -80,8 +89,7 @@ def parse(argv: Sequence[str], command: str = "plan") -> Arguments:
                 "--config=digits or --config=configs/digits.py"
             )
         source, values = str(saved), schema.load_values(saved)
-    overrides = {flag.removeprefix(_KEY): text for flag, text in flags.items() if flag.startswith(_KEY)}
-    values = paths.absolute(_override(values, overrides, source))
+    values = override(values, _overrides(flags), source)
     slices = read_int(flags.get("--slices", "1"))
     if not isinstance(slices, int) or slices < 1:
         raise UserError(
@@ -100,6 +108,46 @@ def parse(argv: Sequence[str], command: str = "plan") -> Arguments:
     )
 
 
+def parse_application(argv: Sequence[str], command: str) -> ApplicationArguments:
+    """Reads the flags of an application.
+
+    Args:
+      argv: the words after the command.
+      command: the application.
+
+    Raises:
+      UserError: a flag or a value is not right.
+    """
+    flags = command_line.read(argv, command)
+    _check_folders(flags)
+    if not flags.get("--model"):
+        raise UserError(
+            f"--model is missing; name a model that ships ({', '.join(pretrained.names())}), the workdir of "
+            f"a run, or a file that `export` wrote, as in drl-jax {command} --model=digits"
+        )
+    values = {}
+    for name, key in options.keys(command).items():
+        flag = f"--{name}"
+        given = read(flag, flags[flag], key) if flag in flags else key.default
+        values[name] = key.check(flag, given)
+    return ApplicationArguments(
+        flags["--model"], flags.get("--output"), options.COMMANDS[command](**values), _overrides(flags)
+    )
+
+
+def _check_folders(flags: Mapping[str, str]) -> None:
+    if flags.get("--output") == "":
+        raise UserError("--output has no folder; name one, as in --output=DIR, or leave the flag out")
+    for flag in ("--workdir", "--output"):
+        if folder := flags.get(flag):
+            paths.check_folder(flag, folder)
+
+
+def _overrides(flags: Mapping[str, str]) -> dict[str, str]:
+    """The texts of the keys of the config."""
+    return {flag.removeprefix(_KEY): text for flag, text in flags.items() if flag.startswith(_KEY)}
+
+
 def _read_switch(flags: Mapping[str, str], flag: str) -> bool:
     value = flags.get(flag, "false").lower()
     if value not in BOOLEANS:
@@ -107,8 +155,17 @@ def _read_switch(flags: Mapping[str, str], flag: str) -> bool:
     return BOOLEANS[value]
 
 
-def _override(values: Mapping[str, Any], overrides: Mapping[str, str], source: str) -> dict[str, Any]:
-    """The values with the overrides, as far as their text can be read."""
+def override(values: Mapping[str, Any], overrides: Mapping[str, str], source: str) -> dict[str, Any]:
+    """Returns the values of a config with overrides, as far as their text can be read. Paths become absolute.
+
+    Args:
+      values: by key.
+      overrides: texts of the command line by key.
+      source: where the values are from, for messages.
+
+    Raises:
+      UserError: a key is unknown, or the network is another one.
+    """
     network = schema.known_network(values.get("network.name"), source)
     if (other := overrides.get("network.name", network)) != network:
         schema.known_network(other, "the command line")
@@ -120,7 +177,8 @@ def _override(values: Mapping[str, Any], overrides: Mapping[str, str], source: s
     for key in overrides:
         if key not in known:
             raise UserError(schema.unknown_key(key, network))
-    return {**values, **{key: read(key, text, known[key]) for key, text in overrides.items()}}
+    read_values = {key: read(f"{_KEY}{key}", text, known[key]) for key, text in overrides.items()}
+    return paths.absolute({**values, **read_values})
 
 
 def _prepare_command(flags: Mapping[str, str]) -> str:

@@ -31,7 +31,34 @@ def validate(saved: Mapping[str, Any], config: Config, workdir: epath.Path) -> l
       UserError: keys changed that a checkpoint depends on; the message names each. Or a newer version of
         the program wrote the saved config.
     """
-    before = schema.complete(saved, f"the config of the run in --workdir={workdir}")
+    refused, free = _changes(saved, config, f"the config of the run in --workdir={workdir}")
+    if refused:
+        raise UserError(
+            f"--workdir={workdir} holds a run with other settings: {'; '.join(refused)}; "
+            "take the old values, or another --workdir"
+        )
+    return free
+
+
+def check_unchanged(saved: Mapping[str, Any], config: Config, source: str) -> None:
+    """Checks that a config is the one of given weights, but for keys that may change.
+
+    Args:
+      saved: the config of the weights, as JSON gives it.
+      config: of now.
+      source: where the weights are from, for messages.
+
+    Raises:
+      UserError: keys changed that the weights depend on; the message names each.
+    """
+    refused, _ = _changes(saved, config, source)
+    if refused:
+        raise UserError(f"{source} was made with other settings: {'; '.join(refused)}; take the old values")
+
+
+def _changes(saved: Mapping[str, Any], config: Config, source: str) -> tuple[list[str], list[str]]:
+    """One line for each key that changed: those that a checkpoint depends on, and the others."""
+    before = schema.complete(saved, source)
     now = schema.flatten(schema.to_dict(config))
     known = schema.keys(config.network.name)
     # Another network has other keys: its name alone is reported.
@@ -41,12 +68,7 @@ def validate(saved: Mapping[str, Any], config: Config, workdir: epath.Path) -> l
         if key in before and before[key] != now[key]
     }
     refused = [line for key, line in changed.items() if not known[key].is_free]
-    if refused:
-        raise UserError(
-            f"--workdir={workdir} holds a run with other settings: {'; '.join(refused)}; "
-            "take the old values, or another --workdir"
-        )
-    return list(changed.values())
+    return refused, [line for key, line in changed.items() if known[key].is_free]
 
 
 def changes_in_workdir(workdir: epath.Path, config: Config) -> list[str]:

@@ -101,7 +101,7 @@ class Key(NamedTuple):
         """Returns the value with the key's own type.
 
         Args:
-          name: of the key, such as "data.batch_size".
+          name: what a message calls the key, such as "config.data.batch_size".
           value: an int is right for a float, a list for a tuple; True is no number.
 
         Raises:
@@ -111,9 +111,9 @@ class Key(NamedTuple):
             return None
         if not self._has_type(value) or not all(rule.is_right(value) for rule in self.rules):
             shown = " ".join(repr(value).split())
-            raise UserError(f"config.{name}={shown} is not possible: it must be {self.text}")
+            raise UserError(f"{name}={shown} is not possible: it must be {self.text}")
         if not self._fits(value):
-            raise UserError(f"config.{name}={value} is not possible: it must be at most {_MAX_INT}")
+            raise UserError(f"{name}={value} is not possible: it must be at most {_MAX_INT}")
         return self.type(value)
 
     def _fits(self, value: Any) -> bool:

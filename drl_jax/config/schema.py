@@ -283,7 +283,7 @@ def from_values(values: Mapping[str, Any], source: str) -> Config:
             f"{source}: config.{missing[0]} is missing{other}; "
             f"drl_jax.config.schema.base({name!r}) has all keys"
         )
-    typed = {key: about.check(key, values[key]) for key, about in known.items()}
+    typed = {key: about.check(f"config.{key}", values[key]) for key, about in known.items()}
     groups: dict[str, Any] = {}
     for group in fields(Config):
         own = {key.split(".")[1]: value for key, value in typed.items() if key.startswith(f"{group.name}.")}

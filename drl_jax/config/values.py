@@ -28,11 +28,11 @@ def plain(text: str) -> str:
     return text.translate(str.maketrans(_TYPED))
 
 
-def read(name: str, text: str, key: Key) -> Any:
+def read(flag: str, text: str, key: Key) -> Any:
     """Returns the value that a text means.
 
     Args:
-      name: of the key, such as "data.batch_size".
+      flag: that has the text, such as "--config.data.batch_size".
       text: what follows the =.
       key: what the schema says about the key.
 
@@ -50,7 +50,9 @@ def read(name: str, text: str, key: Key) -> Any:
     if key.type is str:
         return text
     if (typed := plain(word)) != word:
-        raise UserError(f"config.{name}={text} has characters of a document; write --config.{name}={typed}")
+        raise UserError(
+            f"{flag.removeprefix('--')}={text} has characters of a document; write {flag}={typed}"
+        )
     if key.type is bool:
         return BOOLEANS.get(word.lower(), text)
     if key.type is int:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from etils import epath
 from jaxtyping import Float, UInt8
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from drl_jax import files
 from drl_jax.data.densities import Density
@@ -16,18 +16,22 @@ from drl_jax.report.plotting import colormaps
 
 MAX_SHOWN = 100  # images in a grid
 _MAX_STRIPS = 8  # images whose process is shown
+_TEXT = 14  # pixels; height of the words above columns
 _WIDTH = 640  # pixels; small images are enlarged until a grid is about this wide
 
 Images = UInt8[np.ndarray, "n height width channels"]
 
 
-def save_grid(images: Images, path: epath.PathLike, *, columns: int | None = None) -> None:
+def save_grid(
+    images: Images, path: epath.PathLike, *, columns: int | None = None, titles: Sequence[str] = ()
+) -> None:
     """Writes images side by side, row by row. Small images are enlarged by a whole factor, smoothly.
 
     Args:
       images: uint8; at most `MAX_SHOWN` of them are shown if `columns` is not given.
       path: of the PNG file.
       columns: images in a row. Default: as many as rows.
+      titles: a word above each column. Default: none.
     """
     if columns is None:
         images = images[:MAX_SHOWN]
@@ -41,7 +45,21 @@ def save_grid(images: Images, path: epath.PathLike, *, columns: int | None = Non
     for i, image in enumerate(images):
         top, left = (gap + (i // columns) * (height + gap), gap + (i % columns) * (width + gap))
         sheet[top : top + height, left : left + width] = image
+    if titles:
+        centres = [gap + column * (width + gap) + width // 2 for column in range(columns)]
+        sheet = np.concatenate([_heading(titles, centres, sheet.shape), sheet])
     _save(sheet, path)
+
+
+def _heading(
+    titles: Sequence[str], centres: Sequence[int], shape: tuple[int, ...]
+) -> UInt8[np.ndarray, "height width channels"]:
+    """A white strip with words in black, each around its place."""
+    strip = Image.new("L", (shape[1], 2 * _TEXT), 255)
+    draw = ImageDraw.Draw(strip)
+    for title, centre in zip(titles, centres, strict=True):
+        draw.text((centre, _TEXT), title, fill=0, anchor="mm", font=ImageFont.load_default(_TEXT))
+    return np.repeat(np.asarray(strip)[..., None], shape[2], axis=2)
 
 
 def save_process(process: Float[np.ndarray, "states n *shape"], path: epath.PathLike) -> None:

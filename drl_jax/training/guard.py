@@ -11,6 +11,7 @@ from drl_jax.core.types import Tree
 from drl_jax.training.step import StepMetrics
 
 _RATE = 0.05  # how far the typical size of a value moves towards it, per step
+_MAX_STEPS = 20  # moves at most so many steps' way, where a level had no examples for longer
 _FIRST_STEPS = 50  # before a value is compared with its typical size
 _NAMES = ("the loss", "the gradient norm", "the largest |x| of a sample")  # then one energy per level
 
@@ -48,9 +49,9 @@ class Guard:
 
     The last is the mean of |mean f| of the data and of the samples.
 
-    The typical size of a value is a running median: at each step it moves by 5 % towards the value, up or
-    down, so that an extreme value moves it no further than a mild one (stochastic approximation, Robbins &
-    Monro 1951). A value above `thresholds.spike` times its typical size is a spike. The loss is a
+    The typical size of a value is a running median: it moves by 5 % per step towards the value, up or down,
+    so that an extreme value moves it no further than a mild one (stochastic approximation, Robbins & Monro
+    1951). Of many levels few have examples in a step; each then makes up for the steps without. A value above `thresholds.spike` times its typical size is a spike. The loss is a
     difference of energies and may be near zero for long: its typical size is its own plus that of the
     energies.
     """
@@ -59,6 +60,7 @@ class Guard:
         self._thresholds = thresholds
         self._typical = np.ones(len(_NAMES) + num_levels)
         self._seen = np.zeros(len(_NAMES) + num_levels)
+        self._steps = np.ones(len(_NAMES) + num_levels)  # since the last value, with this step
 
     def check(self, step: int, metrics: StepMetrics) -> None:
         """Raises Diverged if these are the metrics of a step that diverged."""
@@ -70,9 +72,10 @@ class Guard:
         is_known = np.isfinite(values)  # a level without examples has no energy
         size = np.maximum(values, 1e-12)
         first, typical = self._seen == 0, self._typical
-        moved = typical * np.exp(_RATE * np.sign(size - typical))
+        moved = typical * np.exp(_RATE * np.minimum(self._steps, _MAX_STEPS) * np.sign(size - typical))
         self._typical = np.where(is_known, np.where(first, size, moved), typical)
         self._seen = self._seen + is_known
+        self._steps = np.where(is_known, 1, self._steps + 1)
 
     def check_weights(self, step: int, params: Tree) -> None:
         """Raises Diverged if a parameter is not finite. Call it before a state is saved."""
@@ -81,12 +84,17 @@ class Guard:
 
     def get_state(self) -> dict[str, Any]:
         """Returns the state as JSON for a checkpoint: a resumed run judges as one that was never stopped."""
-        return {"typical": self._typical.tolist(), "seen": self._seen.tolist()}
+        return {
+            "typical": self._typical.tolist(),
+            "seen": self._seen.tolist(),
+            "steps": self._steps.tolist(),
+        }
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Restores what `get_state` returned."""
         self._typical = np.array(state["typical"], np.float64)
         self._seen = np.array(state["seen"], np.float64)
+        self._steps = np.array(state["steps"], np.float64)
 
     def _cause(self, metrics: StepMetrics, values: Float[np.ndarray, " values"]) -> str | None:
         counted = np.append(np.ones(len(_NAMES), bool), metrics.sums.count > 0)

@@ -24,9 +24,9 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from drl_jax.commands.job import load_model
 from drl_jax.config.build import build, make_sampler, open_data
 from drl_jax.config.overrides import parse
+from drl_jax.config.restore import load_model
 from drl_jax.core import energy
 from drl_jax.core.levels import diffuse, extract
 from drl_jax.core.mcmc.base import norm, value_and_gradient

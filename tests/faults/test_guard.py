@@ -104,6 +104,17 @@ def test_the_typical_size_follows_a_median(calm):
     assert np.all((typical > 0.6) & (typical < 1.7))
 
 
+def test_a_level_that_is_seen_seldom_may_grow_as_quickly_as_others():
+    # As with 1000 levels and 64 examples per step: the energies of the others and of level 1 grow alike, by
+    # 1.5 % per step, from a network's start at 0.1 to what the data need.
+    guard, energy = Guard(LEVELS, Thresholds(spike=20.0)), 0.1
+    for step in range(1, 1000):
+        energy = 0.1 * np.exp(min(0.015 * step, 6.4))
+        guard.check(step, metrics(energies=(energy, energy, energy), count=(4, 4 * (step % 16 == 0), 4)))
+    assert energy > 50
+    assert "the energy of level 1" in cause(guard, metrics(energies=(energy, 30 * energy, energy)))
+
+
 def test_a_guard_that_is_restored_judges_alike(calm):
     other = Guard(LEVELS, Thresholds(spike=20.0))
     other.set_state(calm.get_state())

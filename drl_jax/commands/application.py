@@ -1,0 +1,103 @@
+"""What all applications share: how one is run on a trained model, and which examples an option names."""
+
+import os
+import shlex
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+import jax
+import numpy as np
+from etils import epath
+
+from drl_jax import files, pretrained
+from drl_jax.api import TrainedModel, find
+from drl_jax.commands.job import check_output, configured_jax, start_job
+from drl_jax.config import schema
+from drl_jax.config.build import open_data
+from drl_jax.config.options import Options
+from drl_jax.config.overrides import ApplicationArguments
+from drl_jax.data.decoding import CropResize
+from drl_jax.errors import UserError
+from drl_jax.parallel.preemption import Stop
+from drl_jax.report.matplotlib_cache import provide_folder
+
+Application = Callable[[TrainedModel, Options, epath.Path, Stop], None]
+"""(model, options, the folder that it writes to, whether this process was asked to stop)."""
+
+
+def run(command: str, arguments: ApplicationArguments, stop: Stop) -> None:
+    """Runs an application: the function NAME of drl_jax/commands/NAME.py.
+
+    Args:
+      command: its name.
+      arguments: of the command line.
+      stop: whether this process was asked to stop.
+
+    Raises:
+      UserError: something that the user chose is not right, or there are several processes.
+      Stopped: this process was asked to stop.
+    """
+    found = find(arguments.model, arguments.overrides)
+    here = found.workdir or epath.Path(Path.cwd())
+    output = epath.Path(arguments.output).expanduser().absolute() if arguments.output else here
+    provide_folder(Path(output) if files.is_local(output) else Path.cwd())
+    application: Application = getattr(import_module(f"drl_jax.commands.{command}"), command)
+    with configured_jax(found.config), start_job(stop, command, found.config):
+        if jax.process_count() > 1:
+            raise UserError(f"`{command}` runs in one process, and this job has {jax.process_count()}")
+        check_output(output, here, found.config)
+        application(found.load(), arguments.options, output, stop)
+
+
+def check_is_of_images(model: TrainedModel, command: str) -> None:
+    """Checks that a model is one of images. Raises UserError if not."""
+    if len(model.parts.shape) != 3:
+        raise UserError(
+            f"`{command}` is for models of images, and {model.source} is one of {model.config.data.name}"
+        )
+
+
+def prepare_command(model: TrainedModel) -> str:
+    """Returns the command line that prepares the data of a model."""
+    if model.source in pretrained.names():
+        return f"drl-jax prepare --config={model.source}"
+    is_run = files.exists(epath.Path(model.source) / schema.FILE)
+    return shlex.join(["drl-jax", "prepare", f"--workdir={model.source}" if is_run else "--config=CONFIG"])
+
+
+def read_images(model: TrainedModel, flag: str, text: str) -> np.ndarray:
+    """Reads the images that an option names, in the form of the model's data.
+
+    Args:
+      model: the model.
+      flag: the option, for messages.
+      text: files, and numbers of examples of the data set, with commas.
+
+    Returns:
+      Images [n, height, width, channels], uint8.
+
+    Raises:
+      UserError: one cannot be read.
+    """
+    names = [name.strip() for name in text.split(",")]
+    data = model.config.data
+    source = open_data(model.config, prepare_command(model)) if any(map(str.isdecimal, names)) else None
+    crop_resize = CropResize(data.image_size, data.channels, data.crop, data.background)
+
+    def read(name: str) -> np.ndarray:
+        if source is None or not name.isdecimal():
+            return crop_resize.decode(_content(flag, name), f"{flag}={name}")
+        if int(name) >= len(source):
+            raise UserError(f"{flag}={name} is not possible: the data have {len(source)} examples, from 0 on")
+        return source.take(np.array([int(name)]))[0]
+
+    return np.stack([read(name) for name in names])
+
+
+def _content(flag: str, name: str) -> bytes:
+    try:
+        return epath.Path(name).expanduser().read_bytes()
+    except OSError as error:
+        reason = error.strerror or os.strerror(error.errno or 0)
+        raise UserError(f"{flag}={name} cannot be read: {reason}") from None

@@ -1,0 +1,51 @@
+"""`interpolate`: rows of images, each on the way between two others."""
+
+import logging
+
+import numpy as np
+from etils import epath
+
+from drl_jax import arrays
+from drl_jax.api import TrainedModel
+from drl_jax.commands.application import check_is_of_images, read_images
+from drl_jax.config.options import Interpolate
+from drl_jax.errors import UserError
+from drl_jax.parallel.preemption import Stop, raise_on_signal
+from drl_jax.report.images import save_grid
+
+_logger = logging.getLogger(__name__)
+
+
+def interpolate(model: TrainedModel, options: Interpolate, output: epath.Path, stop: Stop) -> None:
+    """Draws images on the way between two others: interpolation.npz and interpolation.png.
+
+    Args:
+      model: the model.
+      options: which ends, and how many images.
+      output: where the files are written.
+      stop: unused: a signal ends the command at once.
+
+    Raises:
+      UserError: an option is not possible, or chains left the finite numbers.
+    """
+    del stop
+    check_is_of_images(model, "interpolate")
+    with raise_on_signal():
+        if options.between is None:
+            if options.level is not None:
+                raise UserError(f"--level={options.level} is for given images; give --between=FILE,FILE too")
+            seeds = range(options.seed, options.seed + options.rows)
+            rows = [model.interpolate(seed, options.count) for seed in seeds]
+        else:
+            ends = read_images(model, "--between", options.between)
+            if len(ends) != 2:
+                raise UserError(f"--between={options.between} names {len(ends)} images; right is FILE,FILE")
+            rows = [
+                model.interpolate(seed, options.count, between=(ends[0], ends[1]), level=options.level)
+                for seed in range(options.seed, options.seed + options.rows)
+            ]
+    images = np.stack(rows)
+    arrays.save(output / "interpolation.npz", arr_0=images)
+    image = output / "interpolation.png"
+    save_grid(images.reshape(-1, *model.parts.shape), image, columns=options.count)
+    _logger.info("%d rows of %d images: %s, and arrays in .npz", options.rows, options.count, image)

@@ -1,0 +1,67 @@
+"""The options of the applications: for each its flags, with type, default, allowed values and meaning."""
+
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Annotated, Any, get_type_hints
+
+from drl_jax.config.rules import SEED, Key, Rule, at_least, make_key, unwrap
+
+_RECTANGLE = Rule(
+    lambda value: len(value) == 4 and min(value[:2]) >= 0 and min(value[2:]) >= 1,
+    "TOP,LEFT,HEIGHT,WIDTH in pixels",
+)
+
+
+@dataclass(frozen=True)
+class Interpolate:
+    """Options of `interpolate`."""
+
+    count: Annotated[int, at_least(2), "examples in a row, with both ends"] = 8
+    rows: Annotated[int, at_least(1), "rows, each between two other draws"] = 4
+    between: Annotated[str | None, "two images: FILEs or numbers of examples; else two draws"] = None
+    level: Annotated[int | None, at_least(1), "given images are mixed at x_level (half of the levels)"] = None
+    seed: Annotated[int, SEED, "of all noise"] = 0
+
+
+@dataclass(frozen=True)
+class Inpaint:
+    """Options of `inpaint`."""
+
+    images: Annotated[str, "what is completed: FILEs and numbers of examples of the data, with commas"] = "0"
+    mask: Annotated[str | None, "an image file: white is known, black is drawn"] = None
+    rectangle: Annotated[tuple[int, ...] | None, _RECTANGLE, "the part that is drawn"] = None
+    count: Annotated[int, at_least(1), "completions of each"] = 8
+    seed: Annotated[int, SEED, "of all noise"] = 0
+
+
+Options = Interpolate | Inpaint
+COMMANDS: dict[str, type[Options]] = {"interpolate": Interpolate, "inpaint": Inpaint}
+
+
+@cache
+def keys(command: str) -> dict[str, Key]:
+    """Returns what is right for each option of a command, by its name."""
+    cls = COMMANDS[command]
+    hints = get_type_hints(cls, include_extras=True)
+    return {field.name: make_key(hints[field.name], field.default) for field in fields(cls)}
+
+
+def usage(command: str) -> str:
+    """Returns one line for each option of a command: the flag, what it means, and the default."""
+    lines, hints = [], get_type_hints(COMMANDS[command], include_extras=True)
+    for name, key in keys(command).items():
+        (meaning,) = (mark for mark in unwrap(hints[name])[1] if isinstance(mark, str))
+        default = "" if key.default is None else f" ({_shown(key.default)})"
+        lines.append(f"  {f'--{name}={_form(name, key)}':<28} {meaning}{default}")
+    return "\n".join(lines)
+
+
+def _form(name: str, key: Key) -> str:
+    """What follows the = of a flag, in capitals."""
+    if key.choices:
+        return "|".join(key.choices)
+    return {int: "N", float: "X", bool: "BOOL", tuple: "N,N,…"}.get(key.type, name.upper())
+
+
+def _shown(default: Any) -> str:
+    return ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
