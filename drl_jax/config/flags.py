@@ -187,7 +187,7 @@ def _not_a_flag(word: str, before: str, after: str, command: str) -> str:
 
 def _owners(flag: str) -> list[str]:
     """The commands that have a flag which not all have."""
-    commands = dict.fromkeys([*options.COMMANDS, *(name for names in OF_COMMANDS.values() for name in names)])
+    commands = dict.fromkeys([*(name for names in OF_COMMANDS.values() for name in names), *options.COMMANDS])
     owners = [command for command in commands if flag in of(command)]
     return ["train", "sample", "evaluate", "export"] if flag in COMMON else owners
 

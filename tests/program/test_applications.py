@@ -1,0 +1,98 @@
+"""The commands of the applications: what they write, and one line for what is wrong."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import drl_jax
+from drl_jax.data.sources import open_source
+from drl_jax.main import main
+
+FEW = ["--config.sampler.steps=1"]  # a chain of one step per level, to be quick
+
+
+def arrays(file):
+    with np.load(file) as opened:
+        return dict(opened)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return drl_jax.load("digits", overrides={"sampler.steps": "1"})
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return open_source("digits", image_size=8, channels=1).take(np.arange(4))
+
+
+def test_interpolations_are_those_of_the_api(model, digits, tmp_path, capsys):
+    common = ["interpolate", "--model=digits", f"--output={tmp_path}", "--count=3", "--rows=2", *FEW]
+    assert main([*common, "--seed=4"]) == 0
+    assert str(tmp_path / "interpolation.png") in capsys.readouterr().out
+    rows = arrays(tmp_path / "interpolation.npz")["arr_0"]
+    np.testing.assert_array_equal(rows, [model.interpolate(seed, 3) for seed in (4, 5)])
+    with Image.open(tmp_path / "interpolation.png") as image:
+        assert image.width > image.height  # three columns, two rows
+    Image.fromarray(digits[1, ..., 0]).save(tmp_path / "one.png")
+    assert main([*common, f"--between=0,{tmp_path}/one.png", "--level=2"]) == 0
+    rows = arrays(tmp_path / "interpolation.npz")["arr_0"]
+    ends = (digits[0], digits[1])
+    np.testing.assert_array_equal(rows[1], model.interpolate(1, 3, between=ends, level=2))
+
+
+def test_completions_are_those_of_the_api(model, digits, tmp_path, capsys):
+    known = np.ones((8, 8), bool)
+    known[4:8, 2:5] = False
+    Image.fromarray(255 * known.astype(np.uint8)).save(tmp_path / "mask.png")
+    common = ["inpaint", "--model=digits", f"--output={tmp_path}", "--images=1,3", "--count=3", *FEW]
+    for part in ("--rectangle=4,2,4,3", f"--mask={tmp_path}/mask.png"):
+        (tmp_path / "inpainting.npz").unlink(missing_ok=True)
+        assert main([*common, part]) == 0
+        assert "3 completions of 2 images" in capsys.readouterr().out
+        found = arrays(tmp_path / "inpainting.npz")
+        np.testing.assert_array_equal(found["images"], digits[[1, 3]])
+        np.testing.assert_array_equal(found["known"], known)
+        completions = found["completions"]
+        np.testing.assert_array_equal(completions[1], model.inpaint(1, digits[3], known, 3))
+        np.testing.assert_array_equal(completions[0][:, known], [digits[1][known]] * 3)
+        np.testing.assert_allclose(found["mean"], completions.mean(axis=1))
+        assert not found["spread"][:, known].any()
+    assert (tmp_path / "inpainting.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        ("interpolate --model=nobody", "'nobody' is no model; give one of digits"),
+        ("interpolate --model=/", "'/' is no model: the folder holds no run"),
+        ("interpolate --model=digits --level=2", "--level=2 is for given images; give --between=FILE,FILE"),
+        ("interpolate --model=digits --between=1", "names 1 images; right is FILE,FILE"),
+        ("interpolate --model=digits --between=1,2 --level=9", "level=9 is not possible"),
+        ("interpolate --model=digits --between=1,1797", "the data have 1797 examples, from 0 on"),
+        ("interpolate --model=digits --between=1,no.png", "--between=no.png cannot be read: No such file"),
+        ("interpolate --model=digits --config.evaluation.step=3", "config.evaluation.step=3 is of a workdir"),
+        (
+            "interpolate --model=digits --config.levels.count=3",
+            "digits was made with other settings: config.l",
+        ),
+        ("interpolate --model=digits --config.sampler.stepz=3", "did you mean config.sampler.steps?"),
+        ("inpaint --model=digits", "needs the part that is drawn"),
+        ("inpaint --model=digits --rectangle=5,0,4,8", "is not inside the 8x8 pixels"),
+        ("inpaint --model=digits --rectangle=0,0,4,8 --mask=x", "either --rectangle"),
+    ],
+)
+def test_what_is_wrong(argv, expected, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(argv.split()) == 1
+    message = capsys.readouterr().err
+    assert expected in message
+    assert len(message.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mask_without_holes(tmp_path, capsys):
+    Image.new("L", (8, 8), 255).save(tmp_path / "mask.png")
+    argv = ["inpaint", "--model=digits", f"--mask={tmp_path}/mask.png", f"--output={tmp_path}/o"]
+    assert main(argv) == 1
+    assert "known is true everywhere: there is nothing to complete" in capsys.readouterr().err
