@@ -51,9 +51,9 @@ class Guard:
 
     The typical size of a value is a running median: it moves by 5 % per step towards the value, up or down,
     so that an extreme value moves it no further than a mild one (stochastic approximation, Robbins & Monro
-    1951). Of many levels few have examples in a step; each then makes up for the steps without. A value above `thresholds.spike` times its typical size is a spike. The loss is a
-    difference of energies and may be near zero for long: its typical size is its own plus that of the
-    energies.
+    1951). Of many levels few have examples in a step; each then makes up for the steps without. A value
+    above `thresholds.spike` times its typical size is a spike. The loss is a difference of energies and may
+    be near zero for long: its typical size is its own plus that of the energies.
     """
 
     def __init__(self, num_levels: int, thresholds: Thresholds):

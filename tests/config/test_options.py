@@ -66,7 +66,7 @@ def test_what_is_wrong(argv, expected):
 def test_flags_of_applications_are_none_of_others():
     with pytest.raises(UserError, match="--rectangle is a flag of `inpaint`, not of `train`"):
         parse(["--config=digits", "--rectangle=1,2,3,4"], "train")
-    with pytest.raises(UserError, match="--output is a flag of `sample`, `evaluate`, .*not of `train`"):
+    with pytest.raises(UserError, match=r"--output is a flag of `sample`, `evaluate`, .*not of `train`"):
         parse(["--config=digits", "--output=x"], "train")
     # A key of the config is what is meant more often.
     with pytest.raises(UserError, match=r"did you mean --config\.(training|evaluation)\.seed=3"):
