@@ -15,7 +15,7 @@ from etils import epath
 
 import drl_jax
 from drl_jax.checkpoints.orbax import FOLDER, Retention, open_checkpoints
-from drl_jax.commands import COMMANDS
+from drl_jax.commands import APPLICATIONS, COMMANDS
 from drl_jax.config import loading, schema
 from drl_jax.config.build import build
 from drl_jax.config.overrides import parse
@@ -79,7 +79,7 @@ def test_the_readme_has_one_command_for_the_tests():
 
 
 def test_the_readme_has_every_command_and_config():
-    for command in COMMANDS:
+    for command in (*COMMANDS, *APPLICATIONS):
         assert f"| `{command}` |" in README
     for name in loading.names():
         assert f"`--config={name}" in README
