@@ -39,6 +39,8 @@ from drl_jax.pixels import to_unit
 
 _MAX_ABS = 20.0  # of floats: noise stays far below, images of 0 to 255 do not
 
+Array = np.ndarray | jax.Array
+
 Key = int | jax.Array
 """A seed, or a key of `jax.random.key`."""
 
@@ -175,6 +177,12 @@ class TrainedModel:
 
         Raises:
           UserError: n is not possible, or chains left the finite numbers.
+
+        Example:
+          >>> import drl_jax
+          >>> model = drl_jax.load("digits")
+          >>> (model.sample(0, 2) == model.sample(0, 4)[:2]).all()
+          np.True_
         """
         _check_count(n, 1)
         root = _key(key)
@@ -186,7 +194,7 @@ class TrainedModel:
 
         return self._output(x, again)
 
-    def energy(self, x: np.ndarray, level: int) -> np.ndarray:
+    def energy(self, x: Array, level: int) -> np.ndarray:
         """Computes −log p_t(x) of examples at a level, in nats, up to a constant of the level.
 
         Args:
@@ -207,7 +215,7 @@ class TrainedModel:
         """
         return -self._log_density_and_score(x, level)[0]
 
-    def score(self, x: np.ndarray, level: int) -> np.ndarray:
+    def score(self, x: Array, level: int) -> np.ndarray:
         """Computes the gradient of log p_t(x) in x, in units of the model.
 
         Args:
@@ -219,10 +227,16 @@ class TrainedModel:
 
         Raises:
           UserError: the input is not right.
+
+        Example:
+          >>> import drl_jax
+          >>> model = drl_jax.load("digits")
+          >>> model.score(model.sample(0, 4), level=0).shape
+          (4, 8, 8, 1)
         """
         return self._log_density_and_score(x, level)[1]
 
-    def denoise(self, key: Key, x: np.ndarray, level: int) -> np.ndarray:
+    def denoise(self, key: Key, x: Array, level: int) -> np.ndarray:
         """Draws x_0 given noisy examples x_n, by the model's levels n − 1 … 0.
 
         Args:
@@ -235,6 +249,21 @@ class TrainedModel:
 
         Raises:
           UserError: the input is not right, or chains left the finite numbers.
+
+        Example:
+          At level 1 there is little noise, and an image stays what it is:
+
+          >>> import drl_jax
+          >>> from drl_jax.core.levels import diffuse_to
+          >>> from drl_jax.core.randomness import example_keys
+          >>> from drl_jax.pixels import to_unit
+          >>> import jax, jax.numpy as jnp
+          >>> model = drl_jax.load("digits")
+          >>> images, keys = model.sample(0, 4), example_keys(jax.random.key(1), 4)
+          >>> noisy = diffuse_to(keys, jnp.asarray(to_unit(images)), jnp.full(4, 1), model.parts.levels)
+          >>> denoised = model.denoise(2, noisy, level=1)
+          >>> bool(abs(to_unit(denoised) - to_unit(images)).mean() < 0.2)
+          True
         """
         given, first = self._input(x), self._level(level, 1, self.num_levels)
         rows, n = _on_all_devices((example_keys(_key(key), len(given)), given))
@@ -246,7 +275,7 @@ class TrainedModel:
         key: Key,
         n: int = 8,
         *,
-        between: tuple[np.ndarray, np.ndarray] | None = None,
+        between: tuple[Array, Array] | None = None,
         level: int | None = None,
     ) -> np.ndarray:
         """Draws examples on the way between two draws, or between two given examples.
@@ -263,6 +292,13 @@ class TrainedModel:
 
         Raises:
           UserError: the input is not right, or chains left the finite numbers.
+
+        Example:
+          >>> import drl_jax
+          >>> model = drl_jax.load("digits")
+          >>> zero, one = model.sample(0, 2)
+          >>> model.interpolate(0, 3, between=(zero, one), level=2).shape
+          (3, 8, 8, 1)
         """
         _check_count(n, 2)
         root, (weights_of_y, _) = _key(key), _on_all_devices(jnp.linspace(0.0, 1.0, n))
@@ -281,7 +317,7 @@ class TrainedModel:
             )[:n]
         return self._output(np.asarray(run(self.parts.transition)), run)
 
-    def inpaint(self, key: Key, x: np.ndarray, known: np.ndarray, n: int = 4) -> np.ndarray:
+    def inpaint(self, key: Key, x: Array, known: Array, n: int = 4) -> np.ndarray:
         """Draws completions of an example of which a part is known.
 
         Args:
@@ -295,6 +331,16 @@ class TrainedModel:
 
         Raises:
           UserError: the input is not right, or chains left the finite numbers.
+
+        Example:
+          >>> import drl_jax
+          >>> import numpy as np
+          >>> model = drl_jax.load("digits")
+          >>> (digit,), known = model.sample(0, 1), np.ones((8, 8), bool)
+          >>> known[4:] = False
+          >>> completions = model.inpaint(0, digit, known, n=3)
+          >>> completions.shape, (completions[:, :4] == digit[:4]).all()
+          ((3, 8, 8, 1), np.True_)
         """
         _check_count(n, 1)
         x = np.asarray(x)
@@ -308,7 +354,7 @@ class TrainedModel:
             return completed
         return np.where(mask[None], x[None], completed)  # bytes to floats and back may lose one
 
-    def _log_density_and_score(self, x: np.ndarray, level: int) -> tuple[np.ndarray, np.ndarray]:
+    def _log_density_and_score(self, x: Array, level: int) -> tuple[np.ndarray, np.ndarray]:
         t = self._level(level, 0, self.num_levels - 1)
         rows, n = _on_all_devices(self._input(x))
         log_density, score = _log_density_and_score(self.model, rows, t)
@@ -318,7 +364,7 @@ class TrainedModel:
     def _sampler(self) -> ShardedSampler:
         return make_sampler(self.config, self.parts, place(), Stop())
 
-    def _input(self, x: np.ndarray) -> jax.Array:
+    def _input(self, x: Array) -> jax.Array:
         """Examples in units of the model."""
         x, shape = np.asarray(x), self.parts.shape
         if x.shape[1:] != shape or not len(x):
@@ -337,7 +383,7 @@ class TrainedModel:
             )
         return jnp.asarray(x)
 
-    def _known(self, known: np.ndarray) -> np.ndarray:
+    def _known(self, known: Array) -> np.ndarray:
         known, shape = np.asarray(known), self.parts.shape
         if known.dtype != bool:
             raise UserError(f"known is of {known.dtype}; right is bool, true where the example is known")

@@ -1,12 +1,14 @@
 """The examples in the docstrings of the core and of the API run, and give what they say."""
 
 import doctest
+import functools
 import importlib
 from pathlib import Path
 
 import pytest
 
 import drl_jax
+from drl_jax import api
 
 PACKAGE = Path(drl_jax.__file__).parent
 MODULES = sorted(
@@ -17,7 +19,9 @@ MODULES = sorted(
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_examples(name):
+def test_examples(name, monkeypatch):
+    # The examples share one model, and with it the programs that are compiled.
+    monkeypatch.setattr(api, "load", functools.cache(api.load))
     results = doctest.testmod(importlib.import_module(name))
     assert results.attempted > 0
     assert results.failed == 0

@@ -8,8 +8,6 @@ import drl_jax
 from drl_jax.data.sources import open_source
 from drl_jax.main import main
 
-FEW = ["--config.sampler.steps=1"]  # a chain of one step per level, to be quick
-
 
 def arrays(file):
     with np.load(file) as opened:
@@ -18,7 +16,7 @@ def arrays(file):
 
 @pytest.fixture(scope="module")
 def model():
-    return drl_jax.load("digits", overrides={"sampler.steps": "1"})
+    return drl_jax.load("digits")
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +25,7 @@ def digits():
 
 
 def test_interpolations_are_those_of_the_api(model, digits, tmp_path, capsys):
-    common = ["interpolate", "--model=digits", f"--output={tmp_path}", "--count=3", "--rows=2", *FEW]
+    common = ["interpolate", "--model=digits", f"--output={tmp_path}", "--count=3", "--rows=2"]
     assert main([*common, "--seed=4"]) == 0
     assert str(tmp_path / "interpolation.png") in capsys.readouterr().out
     rows = arrays(tmp_path / "interpolation.npz")["arr_0"]
@@ -45,7 +43,7 @@ def test_completions_are_those_of_the_api(model, digits, tmp_path, capsys):
     known = np.ones((8, 8), bool)
     known[4:8, 2:5] = False
     Image.fromarray(255 * known.astype(np.uint8)).save(tmp_path / "mask.png")
-    common = ["inpaint", "--model=digits", f"--output={tmp_path}", "--images=1,3", "--count=3", *FEW]
+    common = ["inpaint", "--model=digits", f"--output={tmp_path}", "--images=1,3", "--count=3"]
     for part in ("--rectangle=4,2,4,3", f"--mask={tmp_path}/mask.png"):
         (tmp_path / "inpainting.npz").unlink(missing_ok=True)
         assert main([*common, part]) == 0
