@@ -31,7 +31,10 @@ jax.config.update("jax_numpy_rank_promotion", "raise")  # a missing axis is a bu
 @pytest.fixture(scope="session", autouse=True)
 def _share_compiled_programs(tmp_path_factory):
     """Tests that compile the same program compile it once, as for a user who starts it again."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # of all workers
+    jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 

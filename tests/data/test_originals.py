@@ -289,6 +289,7 @@ def test_the_path_may_be_one_of_the_four_files(tmp_path):
         ("t10k-labels-idx1-ubyte.gz", gzip.compress(b"\0\0\x0d\x01\0\0\0\x03" + b"\0" * 12)),
         ("t10k-labels-idx1-ubyte.gz", gzip.compress(b"\0\0\x08\xff")),
     ],
+    ids=["text", "empty", "cut", "labels for images", "of train", "of floats", "header"],
 )
 def test_a_damaged_file_of_mnist_is_named(name, content, tmp_path):
     write_files(tmp_path / "originals", idx_files() | {name: content})
