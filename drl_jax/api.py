@@ -4,6 +4,7 @@ Images are uint8 arrays [n, height, width, channels], 0 to 255. Floats are taken
 data are in [-1, 1], and noisy examples go beyond. Points are floats [n, 2].
 """
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -14,9 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from drl_jax import files
-from drl_jax.applications import inpainting, interpolation
+from drl_jax import files, pretrained
+from drl_jax.applications import inpainting, interpolation, likelihood
+from drl_jax.applications.likelihood import Sandwich
 from drl_jax.checkpoints import weights
+from drl_jax.checkpoints.digests import sha256
 from drl_jax.checkpoints.quiet import silence_orbax
 from drl_jax.config import resume, schema
 from drl_jax.config.build import Components, build, make_sampler
@@ -32,11 +35,13 @@ from drl_jax.core.randomness import example_keys
 from drl_jax.core.synthesis import descend, synthesize
 from drl_jax.core.transition import Transition
 from drl_jax.errors import UserError
+from drl_jax.parallel.annealer import Annealer, Settings, bound_of
 from drl_jax.parallel.mesh import place
 from drl_jax.parallel.preemption import Stop
 from drl_jax.parallel.sampler import ShardedSampler, count_not_finite, is_finite
 from drl_jax.pixels import to_unit
 
+LIKELIHOOD_FILE = "likelihood.json"  # what `likelihood` writes beside a model
 _MAX_ABS = 20.0  # of floats: noise stays far below, images of 0 to 255 do not
 
 Array = np.ndarray | jax.Array
@@ -215,6 +220,89 @@ class TrainedModel:
         """
         return -self._log_density_and_score(x, level)[0]
 
+    def log_density(self, x: Array, level: int = 0, *, log_z: float | None = None) -> np.ndarray:
+        """Computes log p_t(x) of examples, in nats: of numbers in units of the model, inside of a box.
+
+        The density is normalised inside of |x_i| ≤ `bound(level)`, and is 0 outside. At level 0 it is that of
+        data with a little noise, which is not added here: x_0 = ā_0 x + σ̄_0 ε.
+
+        Args:
+          x: examples [n, *shape].
+          level: t, 0 … T − 1.
+          log_z: log Z of the level in nats, as `estimate_log_z` gives it. Default: that of likelihood.json,
+            which `drl-jax likelihood` has written in the workdir, or beside the file of the model.
+
+        Returns:
+          Log-densities [n]; −∞ outside of the box.
+
+        Raises:
+          UserError: the input is not right, or log Z is not known.
+
+        Example:
+          >>> import drl_jax
+          >>> model = drl_jax.load("digits")
+          >>> images = model.sample(0, 4)
+          >>> log_z = 3.0  # any number here
+          >>> bool((model.log_density(images, 5, log_z=log_z) == -model.energy(images, 5) - log_z).all())
+          True
+        """
+        value, _ = self._log_density_and_score(x, level)
+        log_z = self._stored_log_z(level) if log_z is None else log_z
+        size, scale = np.prod(self.parts.shape), self.parts.levels.scale[level]
+        is_inside = np.asarray(likelihood.inside(self._input(x), self.bound(level)))
+        return np.where(is_inside, value + size * np.log(scale) - log_z, -np.inf)
+
+    def bound(self, level: int = 0) -> float:
+        """Computes the box of `log_density`: a_cum_t r + 6 sigma_cum_t, where data are in [-r, r].
+
+        Args:
+          level: t, 0 … T − 1.
+
+        Returns:
+          The largest |x_i|, in units of the model.
+
+        Raises:
+          UserError: there is no such level.
+        """
+        t = self._level(level, 0, self.num_levels - 1)
+        return bound_of(self.parts.levels, t, self.reach) / float(self.parts.levels.scale[t])
+
+    @property
+    def reach(self) -> float:
+        """r: data are in [-r, r] in units of the model."""
+        density = data_kind(self.config).density
+        return 1.0 if density is None else max(map(abs, density.box))
+
+    def estimate_log_z(
+        self, key: Key, level: int = 0, *, chains: int = 64, steps: int = 1000, leapfrog: int = 5
+    ) -> Sandwich:
+        """Estimates log Z of a level by annealed importance sampling, from both sides, on all devices.
+
+        The command `likelihood` does the same, and can be interrupted.
+
+        Args:
+          key: a seed, or a key.
+          level: t, 0 … T − 1.
+          chains: how many, at least 16.
+          steps: from a normal distribution to the density; the reverse run has half as many more.
+          leapfrog: steps of a transition of HMC.
+
+        Returns:
+          Both estimates. Its `log_z` is None if they do not bracket log Z, and `doubt` says why.
+
+        Raises:
+          UserError: the input is not right, or the model's chains left the finite numbers.
+        """
+        t = self._level(level, 0, self.num_levels - 1)
+        for name, value, low in (("chains", chains, 16), ("steps", steps, 1), ("leapfrog", leapfrog, 1)):
+            _check_count(value, low, name)
+        return self.annealer(key, chains=chains, steps=steps, leapfrog=leapfrog).run(t)
+
+    def annealer(self, key: Key, *, chains: int, steps: int, leapfrog: int) -> Annealer:
+        """Makes what `estimate_log_z` runs, for runs in parts; the arguments are the same."""
+        settings = Settings(chains=chains, steps=steps, leapfrog=leapfrog, reach=self.reach)
+        return Annealer(self.model, self.parts.transition, self.parts.shape, _key(key), settings)
+
     def score(self, x: Array, level: int) -> np.ndarray:
         """Computes the gradient of log p_t(x) in x, in units of the model.
 
@@ -360,6 +448,26 @@ class TrainedModel:
         log_density, score = _log_density_and_score(self.model, rows, t)
         return np.asarray(log_density)[:n], np.asarray(score)[:n]
 
+    def _stored_log_z(self, level: int) -> float:
+        folder = epath.Path(self.source)
+        if self.source in pretrained.names():
+            folder = epath.Path(pretrained.weights_of(self.source)).parent
+        elif not folder.is_dir():
+            folder = folder.parent
+        command = f"drl-jax likelihood --model={self.source} --levels={level}"
+        unknown = f"log Z of level {level} is not known: run `{command}`, or give log_z"
+        try:
+            stored = json.loads((folder / LIKELIHOOD_FILE).read_text())
+            if stored["weights_sha256"] != sha256(self.model):
+                raise UserError(f"{folder / LIKELIHOOD_FILE} is of other weights, and {unknown}")
+            found = stored["levels"][str(level)]
+            log_z, doubt = found["log_z"], found["doubt"]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise UserError(unknown) from None
+        if log_z is None:
+            raise UserError(f"log Z of level {level} is not known: {doubt} (from `{command}`)")
+        return log_z
+
     @cached_property
     def _sampler(self) -> ShardedSampler:
         return make_sampler(self.config, self.parts, place(), Stop())
@@ -435,9 +543,9 @@ def _key(key: Key) -> jax.Array:
     return jax.random.key(int(key))
 
 
-def _check_count(n: int, low: int) -> None:
+def _check_count(n: int, low: int, name: str = "n") -> None:
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < low:
-        raise UserError(f"n={n} is not possible: it must be a whole number of at least {low}")
+        raise UserError(f"{name}={n} is not possible: it must be a whole number of at least {low}")
 
 
 def _first_not_finite(transition: Transition, again: Callable[[Transition], jax.Array]) -> tuple[int, int]:

@@ -22,6 +22,7 @@ COMMANDS = {
 APPLICATIONS = {
     "interpolate": "draw images on the way between two others",
     "inpaint": "draw completions of images of which a part is known",
+    "likelihood": "estimate log Z of levels, and bits per dimension of the data",
 }
 NEED_WORKDIR = ("train", "sample", "evaluate", "export")
 

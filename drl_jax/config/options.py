@@ -10,6 +10,10 @@ _RECTANGLE = Rule(
     lambda value: len(value) == 4 and min(value[:2]) >= 0 and min(value[2:]) >= 1,
     "TOP,LEFT,HEIGHT,WIDTH in pixels",
 )
+_LEVELS = Rule(
+    lambda value: len(value) >= 1 and min(value) >= 0 and len(set(value)) == len(value),
+    "levels from 0 on, with commas, each once",
+)
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,25 @@ class Inpaint:
     seed: Annotated[int, SEED, "of all noise"] = 0
 
 
-Options = Interpolate | Inpaint
-COMMANDS: dict[str, type[Options]] = {"interpolate": Interpolate, "inpaint": Inpaint}
+@dataclass(frozen=True)
+class Likelihood:
+    """Options of `likelihood`."""
+
+    levels: Annotated[tuple[int, ...], _LEVELS, "whose log Z is estimated"] = (0,)
+    chains: Annotated[int, at_least(16), "of annealed importance sampling"] = 64
+    steps: Annotated[int, at_least(1), "from a normal distribution to the density"] = 1000
+    leapfrog: Annotated[int, at_least(1), "steps of a transition of HMC"] = 5
+    examples: Annotated[int, at_least(2), "of the data, at most, whose density is computed"] = 1000
+    split: Annotated[str | None, "of the data; else `test`, or the one of the config if there is none"] = None
+    seed: Annotated[int, SEED, "of all chains, and of the noise of the data"] = 0
+
+
+Options = Interpolate | Inpaint | Likelihood
+COMMANDS: dict[str, type[Options]] = {
+    "interpolate": Interpolate,
+    "inpaint": Inpaint,
+    "likelihood": Likelihood,
+}
 
 
 @cache

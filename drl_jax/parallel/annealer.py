@@ -1,5 +1,6 @@
 """Annealed importance sampling of a level's marginal model on all devices, in parts that can be kept."""
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from drl_jax.core.randomness import example_keys
 from drl_jax.core.synthesis import synthesize
 from drl_jax.core.transition import Transition
 from drl_jax.errors import UserError
-from drl_jax.parallel.mesh import Placement
+from drl_jax.parallel.mesh import place
 from drl_jax.parallel.sampler import count_not_finite
 
 NOISE_IN_BOX = 6.0  # standard deviations of x_t's noise between the data's box and that of level t
@@ -29,7 +30,6 @@ class Settings(NamedTuple):
     """What an estimate depends on, besides the model and the level.
 
     Attributes:
-      seed: of all chains.
       chains: how many.
       steps: from the normal distribution to the density; the reverse run has half as many more, which stay at
         the density, because it begins with draws that follow it only approximately.
@@ -37,11 +37,25 @@ class Settings(NamedTuple):
       reach: the data are in [-reach, reach].
     """
 
-    seed: int = 0
     chains: int = 64
     steps: int = 1000
     leapfrog: int = 5
     reach: float = 1.0
+
+
+class Side(NamedTuple):
+    """The forward or the reverse run between two parts: arrays on the host.
+
+    Attributes:
+      position, log_weight: of the chains.
+      step: the number of its next step.
+      acceptance: the mean acceptance of the last part.
+    """
+
+    position: np.ndarray
+    log_weight: np.ndarray
+    step: np.ndarray
+    acceptance: np.ndarray
 
 
 class Progress(NamedTuple):
@@ -50,24 +64,31 @@ class Progress(NamedTuple):
     Attributes:
       draws: of y_t by the model, in the box [chains, *shape].
       betas, step_sizes: what was found so far, from β = 0.
-      explorer_position, explorer_log_step_size: of the search for them.
-      forward_position, forward_log_weight, forward_step: of the forward run; the number of its next step.
-      reverse_position, reverse_log_weight, reverse_step: of the reverse run.
-      acceptance: mean over the forward run so far.
+      position, log_step_size: of the chains that look for them.
+      forward, reverse: the two runs.
     """
 
     draws: np.ndarray
     betas: np.ndarray
     step_sizes: np.ndarray
-    explorer_position: np.ndarray
-    explorer_log_step_size: np.ndarray
-    forward_position: np.ndarray
-    forward_log_weight: np.ndarray
-    forward_step: np.ndarray
-    reverse_position: np.ndarray
-    reverse_log_weight: np.ndarray
-    reverse_step: np.ndarray
-    acceptance: np.ndarray
+    position: np.ndarray
+    log_step_size: np.ndarray
+    forward: Side
+    reverse: Side
+
+    def named(self) -> dict[str, np.ndarray]:
+        """Returns all arrays by name, to be kept in a file."""
+        own = {name: value for name, value in self._asdict().items() if not isinstance(value, Side)}
+        for name in ("forward", "reverse"):
+            own |= {f"{name}/{field}": value for field, value in getattr(self, name)._asdict().items()}
+        return own
+
+    @classmethod
+    def of_named(cls, arrays: Mapping[str, np.ndarray]) -> "Progress":
+        """Makes the progress from what `named` has returned."""
+        side = lambda name: Side(*(arrays[f"{name}/{field}"] for field in Side._fields))
+        own = {name: arrays[name] for name in cls._fields if name in arrays}
+        return cls(**own, forward=side("forward"), reverse=side("reverse"))
 
 
 def bound_of(levels: Levels, t: int, reach: float) -> float:
@@ -87,18 +108,16 @@ def bound_of(levels: Levels, t: int, reach: float) -> float:
 class Annealer:
     """Estimates log Z of levels of a model, in parts.
 
-    The result is a function of (model, transition, level, settings), up to rounding: the number of devices and
-    interruptions between parts do not change it.
+    The result is a function of (model, transition, key, level, settings), up to rounding. The number of
+    devices and interruptions between parts do not change it.
 
     Args:
       model: the trained model.
       transition: how x_t is drawn from x_{t+1}: the reverse run begins with such draws.
       shape: of one example.
-      placement: where arrays live.
+      key: of all chains.
       settings: chains, steps and so on.
-
-    Raises:
-      UserError: the chains do not divide over the devices.
+      devices: to choose from; it uses as many as divide the chains.
     """
 
     def __init__(
@@ -106,20 +125,18 @@ class Annealer:
         model: Model,
         transition: Transition,
         shape: tuple[int, ...],
-        placement: Placement,
+        key: jax.Array,
         settings: Settings,
+        *,
+        devices: Sequence[Any] | None = None,
     ):
-        devices = placement.num_devices
-        if settings.chains % devices:
-            nearest = -(-settings.chains // devices) * devices
-            raise UserError(
-                f"{settings.chains} chains do not divide over {devices} devices; the next number that does is "
-                f"{nearest}"
-            )
-        self._model, self._placement, self._settings = placement.replicate(model), placement, settings
+        devices = list(devices or jax.devices())
+        count = next(n for n in range(len(devices), 0, -1) if settings.chains % n == 0)
+        self._placement, self._settings = place(devices=devices[:count]), settings
+        self._model, self._key = self._placement.replicate(model), key
         self._transition, self._shape = transition, shape
         self._make_keys = jax.jit(
-            example_keys, static_argnames="count", out_shardings=placement.batched
+            example_keys, static_argnames="count", out_shardings=self._placement.batched
         )
 
     def start(self, t: int) -> Progress:
@@ -138,26 +155,22 @@ class Annealer:
         x = np.asarray(_draw(self._keys(t, _DRAW), self._model, self._transition, self._shape, t))
         if broken := count_not_finite(x):
             raise UserError(
-                f"{broken} of {len(x)} draws of level {t} are not finite: the model has diverged, or its step "
-                "size is too large"
+                f"{broken} of {len(x)} draws of level {t} are not finite: the model has diverged, or its "
+                "step size is too large"
             )
         draws = np.clip(np.float32(levels.scale[t]) * x, -bound, bound)
         normal = likelihood.fit_normal(jnp.asarray(draws), bound)
         explorer = jax.jit(likelihood.begin)(self._keys(t, _BEGIN), normal)
-        zero, weights = np.zeros((), np.int32), np.zeros(len(x), np.float32)
+        forward = jax.jit(normal.draw)(self._keys(t, _START))
+        begin = lambda y: Side(np.asarray(y), np.zeros(len(y), np.float32), np.zeros((), int), np.ones(()))
         return Progress(
             draws=draws,
             betas=np.zeros(1, np.float32),
             step_sizes=np.exp(explorer.log_step_size)[None],
-            explorer_position=np.asarray(explorer.position),
-            explorer_log_step_size=np.asarray(explorer.log_step_size),
-            forward_position=np.asarray(jax.jit(normal.draw)(self._keys(t, _START))),
-            forward_log_weight=weights,
-            forward_step=zero,
-            reverse_position=draws,
-            reverse_log_weight=weights,
-            reverse_step=zero,
-            acceptance=np.zeros((), np.float32),
+            position=np.asarray(explorer.position),
+            log_step_size=np.asarray(explorer.log_step_size),
+            forward=begin(forward),
+            reverse=begin(draws),
         )
 
     def advance(self, t: int, progress: Progress) -> Progress | None:
@@ -172,39 +185,26 @@ class Annealer:
         """
         if not _is_explored(progress):
             return self._explore(t, progress)
-        forward, reverse = self._paths(progress)
-        if progress.forward_step < len(forward.betas) - 1:
-            chains = Chains(progress.forward_position, progress.forward_log_weight)
-            before = int(progress.forward_step)
-            chains, acceptance = self._anneal(t, _FORWARD, progress, chains, forward, before)
-            mean = (progress.acceptance * before + acceptance.sum()) / (before + _PART)
-            return progress._replace(
-                forward_position=chains.position,
-                forward_log_weight=chains.log_weight,
-                forward_step=np.int32(before + _PART)[()],
-                acceptance=mean,
-            )
-        if progress.reverse_step < len(reverse.betas) - 1:
-            chains = Chains(progress.reverse_position, progress.reverse_log_weight)
-            before = int(progress.reverse_step)
-            chains, _ = self._anneal(t, _REVERSE, progress, chains, reverse, before)
-            return progress._replace(
-                reverse_position=chains.position,
-                reverse_log_weight=chains.log_weight,
-                reverse_step=np.int32(before + _PART)[()],
-            )
+        there, back = self._paths(progress)
+        if progress.forward.step < len(there.betas) - 1:
+            side = self._anneal(self._keys(t, _FORWARD), t, progress, progress.forward, there)
+            return progress._replace(forward=side)
+        if progress.reverse.step < len(back.betas) - 1:
+            side = self._anneal(self._keys(t, _REVERSE), t, progress, progress.reverse, back)
+            return progress._replace(reverse=side)
         return None
 
-    def parts_left(self, progress: Progress) -> int:
-        """Returns how many parts of the two runs are left, without those of the search for a path."""
-        forward, reverse = self._paths(progress)
-        steps = len(forward.betas) + len(reverse.betas) - 2
-        return (steps - int(progress.forward_step) - int(progress.reverse_step)) // _PART
+    def describe(self, progress: Progress) -> str:
+        """Says in words how far a run is."""
+        if not _is_explored(progress):
+            return f"looking for a path, step {len(progress.betas) - 1}, beta {progress.betas[-1]:.2g} of 1"
+        forward, reverse = (len(path.betas) - 1 for path in self._paths(progress))
+        return f"forward {progress.forward.step}/{forward}, reverse {progress.reverse.step}/{reverse}"
 
     def result(self, progress: Progress) -> Sandwich:
         """Computes the two estimates of a finished run."""
         size = int(np.prod(self._shape))
-        return likelihood.sandwich(progress.forward_log_weight, progress.reverse_log_weight, size)
+        return likelihood.sandwich(progress.forward.log_weight, progress.reverse.log_weight, size)
 
     def run(self, t: int) -> Sandwich:
         """Makes all parts of a run at level t, and returns its estimates."""
@@ -215,7 +215,7 @@ class Annealer:
 
     def _keys(self, t: int, purpose: int) -> jax.Array:
         """The keys of all chains, each on the device of its chain."""
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self._settings.seed), t), purpose)
+        key = jax.random.fold_in(jax.random.fold_in(self._key, t), purpose)
         return self._make_keys(key, count=self._settings.chains)
 
     def _normal(self, t: int, progress: Progress) -> Normal:
@@ -225,9 +225,9 @@ class Annealer:
 
     def _explore(self, t: int, progress: Progress) -> Progress:
         explorer = Explorer(
-            self._placement.shard(progress.explorer_position),
+            self._placement.shard(progress.position),
             self._placement.replicate(progress.betas[-1]),
-            self._placement.replicate(progress.explorer_log_step_size),
+            self._placement.replicate(progress.log_step_size),
         )
         explorer, found = _explore(
             self._keys(t, _EXPLORE),
@@ -239,36 +239,34 @@ class Annealer:
             num_leapfrog=self._settings.leapfrog,
         )
         return progress._replace(
-            explorer_position=np.asarray(explorer.position),
-            explorer_log_step_size=np.asarray(explorer.log_step_size),
+            position=np.asarray(explorer.position),
+            log_step_size=np.asarray(explorer.log_step_size),
             betas=np.append(progress.betas, found.betas),
             step_sizes=np.append(progress.step_sizes, found.step_sizes),
         )
 
     def _paths(self, progress: Progress) -> tuple[Path, Path]:
         """The way there and the way back. Each is as many steps longer as fill its last part."""
-        last = int(np.sum(progress.betas < 1))
-        found = Path(np.append(progress.betas[:last], 1.0), progress.step_sizes[: last + 1])
-        path, steps = likelihood.refine(found, self._settings.steps), self._settings.steps
-        back = path.back(stay=steps // 2)
-        fill = lambda values: np.pad(values, (0, -(len(values) - 1) % _PART), mode="edge")
-        return jax.tree.map(fill, path), jax.tree.map(fill, back)
+        last, steps = int(np.sum(progress.betas < 1)), self._settings.steps
+        betas = jnp.append(jnp.asarray(progress.betas[:last]), 1.0)
+        path = likelihood.refine(Path(betas, jnp.asarray(progress.step_sizes[: last + 1])), steps)
+        fill = lambda values: jnp.pad(values, (0, -(len(values) - 1) % _PART), mode="edge")
+        return jax.tree.map(fill, path), jax.tree.map(fill, path.back(stay=steps // 2))
 
-    def _anneal(
-        self, t: int, purpose: int, progress: Progress, chains: Chains, path: Path, first: int
-    ) -> tuple[Chains, np.ndarray]:
-        part = jax.tree.map(lambda values: np.asarray(values[first : first + _PART + 1]), path)
+    def _anneal(self, keys: jax.Array, t: int, progress: Progress, side: Side, path: Path) -> Side:
+        first = int(side.step)
         chains, acceptance = _anneal(
-            self._keys(t, purpose),
+            keys,
             self._model,
             np.int32(t),
             self._normal(t, progress),
-            jax.tree.map(self._placement.shard, chains),
-            part,
+            Chains(self._placement.shard(side.position), self._placement.shard(side.log_weight)),
+            jax.tree.map(lambda values: values[first : first + _PART + 1], path),
             np.int32(first),
             num_leapfrog=self._settings.leapfrog,
         )
-        return jax.tree.map(np.asarray, chains), np.asarray(acceptance)
+        position, log_weight = (np.asarray(array) for array in chains)
+        return Side(position, log_weight, np.asarray(first + _PART), np.asarray(acceptance.mean()))
 
 
 def _is_explored(progress: Progress) -> bool:
@@ -298,6 +296,4 @@ def _explore(keys, model: Model, t, normal: Normal, explorer: Explorer, first, *
 @partial(jax.jit, static_argnames="num_leapfrog")
 def _anneal(keys, model: Model, t, normal: Normal, chains: Chains, path: Path, first, *, num_leapfrog: int):
     log_density = _log_density(model, t)
-    return likelihood.anneal(
-        keys, log_density, normal, chains, path, first=first, num_leapfrog=num_leapfrog
-    )
+    return likelihood.anneal(keys, log_density, normal, chains, path, first=first, num_leapfrog=num_leapfrog)

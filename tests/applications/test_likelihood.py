@@ -83,13 +83,13 @@ def find_path(key, density, normal, chains):
     """β and step sizes, by a run in parts."""
     keys = jax.random.split(key, chains)
     explorer = likelihood.begin(keys, normal)
-    parts = [Path(np.zeros(1), np.exp(explorer.log_step_size)[None])]
+    parts = [Path(jnp.zeros(1), jnp.exp(explorer.log_step_size)[None])]
     while explorer.beta < 1:
         first = 20 * (len(parts) - 1)
         assert first < 1000
         explorer, part = explore(*density[:2], keys, normal, explorer, first)
         parts.append(part)
-    betas, sizes = (np.concatenate(values) for values in zip(*parts, strict=True))
+    betas, sizes = (jnp.concatenate(values) for values in zip(*parts, strict=True))
     end = int(np.argmax(betas == 1)) + 1
     return Path(betas[:end], sizes[:end])
 
@@ -159,7 +159,7 @@ def test_a_density_that_is_not_integrable_has_a_log_z_inside_of_the_box(new_key)
     keys = jax.random.split(new_key(), 3000)
     start = normal.draw(keys)
     np.testing.assert_array_less(np.abs(start), 1 + 1e-6)
-    path = likelihood.refine(Path(np.array([0.0, 1.0]), np.array([0.3, 0.3])), 50)
+    path = likelihood.refine(Path(jnp.array([0.0, 1.0]), jnp.array([0.3, 0.3])), 50)
     grows = lambda parameters, y: jnp.sum(y**2 + y, axis=1)
     end, acceptance = anneal(grows, (), keys, normal, Chains(start, jnp.zeros(3000)), path)
     assert likelihood.inside(end.position, 1.0).all()
