@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
+from drl_jax.api import TrainedModel
 from drl_jax.main import main
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -51,3 +54,13 @@ def last_of_each(argv: Sequence[str]) -> list[str]:
 def run(*arguments) -> None:
     """Runs a command of the program in this process; it must succeed."""
     assert main(last_of_each([str(a) for a in arguments])) == 0
+
+
+def log_z_on_grid(model: TrainedModel, level: int, side: int = 800) -> float:
+    """log Z of a level of points, inside of the box of `log_density`: the sum over the cells of a grid."""
+    bound = model.bound(level)
+    centres = (2 * (np.arange(side) + 0.5) / side - 1) * bound
+    points = np.stack(np.meshgrid(centres, centres), axis=-1).reshape(-1, 2).astype(np.float32)
+    log_density = model.log_density(points, level, log_z=0.0).astype(np.float64)
+    top = log_density.max()
+    return float(top + np.log(np.exp(log_density - top).sum() * (2 * bound / side) ** 2))
