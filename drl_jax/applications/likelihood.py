@@ -23,6 +23,7 @@ Example = Float[Array, "*shape"]
 PerStep = Float[Array, " steps"]
 Scalar = Float[Array, ""]
 
+SPACING = 0.25  # of β on the way that looks for a path: the standard deviation of a step's log-weights, nats
 TARGET_ACCEPTANCE = 0.8
 _GAIN = 0.5  # of the step size's adaptation
 MIN_EFFECTIVE = 10  # chains: an estimate of fewer says little
@@ -209,12 +210,11 @@ def explore(
     num_steps: int,
     *,
     first: int | jax.Array = 0,
-    spacing: float = 0.25,
     num_leapfrog: int = 5,
 ) -> tuple[Explorer, Path]:
     """Looks for β and step sizes, in a run from the normal distribution to the density.
 
-    The next β is so far away that log-weights of chains would differ by a standard deviation of `spacing`.
+    The next β is so far away that log-weights of chains would differ by a standard deviation of 0.25 nats.
     So β is dense where p_β changes fast. The step size is adapted to an acceptance of 0.8 on the way.
 
     Args:
@@ -224,7 +224,6 @@ def explore(
       explorer: where the chains are; at first what `begin` makes.
       num_steps: of this part of the run. Steps after β = 1 stay there.
       first: the number of the first step in the whole run.
-      spacing: of β, in nats.
       num_leapfrog: leapfrog steps of a transition.
 
     Returns:
@@ -237,7 +236,7 @@ def explore(
     def step(explorer: Explorer, k: jax.Array) -> tuple[Explorer, Path]:
         y, beta, log_step_size = explorer
         spread = jnp.std(log_density(y) - normal.log_density(y))
-        beta = jnp.minimum(1.0, beta + spacing / spread)
+        beta = jnp.minimum(1.0, beta + SPACING / spread)
         size = jnp.exp(log_step_size)
         y, acceptance = _move(fold_in(keys, k), log_density, normal, y, beta, size, num_leapfrog)
         log_step_size = log_step_size + _GAIN * (jnp.mean(acceptance) - TARGET_ACCEPTANCE)
@@ -292,15 +291,17 @@ def anneal(
     Source: Neal (2001); HMC of blackjax.
     """
 
-    def step(chains: Chains, inputs: tuple[jax.Array, ...]) -> tuple[Chains, Scalar]:
+    def step(chains: Chains, inputs: tuple[jax.Array, ...]) -> tuple[Chains, PerExample]:
         k, before, beta, step_size = inputs
         y, log_weight = chains
         log_weight = log_weight + (beta - before) * (log_density(y) - normal.log_density(y))
         y, acceptance = _move(fold_in(keys, k), log_density, normal, y, beta, step_size, num_leapfrog)
-        return Chains(y, log_weight), jnp.mean(acceptance)
+        return Chains(y, log_weight), acceptance
 
     numbers = first + jnp.arange(len(path.betas) - 1)
-    return jax.lax.scan(step, chains, (numbers, path.betas[:-1], path.betas[1:], path.step_sizes[1:]))
+    steps = (numbers, path.betas[:-1], path.betas[1:], path.step_sizes[1:])
+    chains, acceptance = jax.lax.scan(step, chains, steps)
+    return chains, jnp.mean(acceptance, axis=1)  # after the scan: devices do not wait for each other in it
 
 
 def estimate(log_weights: Float[np.ndarray, " chains"], *, is_reverse: bool = False) -> Estimate:

@@ -73,6 +73,7 @@ def likelihood(model: TrainedModel, options: Likelihood, output: epath.Path, sto
                 "forward": sides.forward._asdict(),
                 "reverse": sides.reverse._asdict(),
                 "acceptance": float(progress.forward.acceptance),
+                "path_length": annealer.length(progress),
                 "bound": model.bound(t),
                 "seconds": seconds,
                 "data": None if sides.log_z is None else _density(model, options, t, examples, sides.log_z),
@@ -194,7 +195,7 @@ def _table(found: Mapping[str, Any], about: Mapping[str, Any], convention: str) 
     lines = [f"level  {head[0]:>18}  {head[1]:>18}  {head[2]:>15}  {head[3]}"]
     for t, level in found.items():
         forward, reverse = Estimate(**level["forward"]), Estimate(**level["reverse"])
-        sides = [f"{side.log_z:.3f} ± {side.standard_error:.3f}" for side in (forward, reverse)]
+        sides = [f"{side.log_z:.3f} ± {side.standard_error:.2g}" for side in (forward, reverse)]
         sizes = f"{forward.effective_size:.1f}, {reverse.effective_size:.1f}"
         lines.append(f"{t:>5}  {sides[0]:>18}  {sides[1]:>18}  {sizes:>15}  {_shown(level)}")
     facts = ", ".join(f"{name} {value}" for name, value in about.items())
@@ -204,7 +205,7 @@ def _table(found: Mapping[str, Any], about: Mapping[str, Any], convention: str) 
 def _shown(level: Mapping[str, Any]) -> str:
     data = level["data"]
     if data is None:
-        return f"no number: {level['doubt']}"
+        return f"no number: {level['doubt']}; more than {level['path_length'] ** 2:.0f} steps are needed"
     outside = f", without {data['outside']} of {data['examples']} examples, which are outside of the box"
     bits = f"{data['bits_per_dimension']:.4f} ± {data['standard_error']:.4f}"
     return bits + outside * (data["outside"] > 0)

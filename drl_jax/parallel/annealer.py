@@ -108,8 +108,9 @@ def bound_of(levels: Levels, t: int, reach: float) -> float:
 class Annealer:
     """Estimates log Z of levels of a model, in parts.
 
-    The result is a function of (model, transition, key, level, settings), up to rounding. The number of
-    devices and interruptions between parts do not change it.
+    The result is a function of (model, transition, key, level, settings, number of devices). Interruptions
+    between parts do not change it. On another number of devices sums are rounded differently, and chains
+    amplify this, so that results agree within their errors and not more.
 
     Args:
       model: the trained model.
@@ -200,6 +201,13 @@ class Annealer:
             return f"looking for a path, step {len(progress.betas) - 1}, beta {progress.betas[-1]:.2g} of 1"
         forward, reverse = (len(path.betas) - 1 for path in self._paths(progress))
         return f"forward {progress.forward.step}/{forward}, reverse {progress.reverse.step}/{reverse}"
+
+    def length(self, progress: Progress) -> float:
+        """Computes the length of the path in nats: the standard deviations of log-weights along it, added up.
+
+        Log-weights of a run of N steps vary by at least length² / N, so it needs more than length² steps.
+        """
+        return likelihood.SPACING * (len(progress.betas[progress.betas < 1]))
 
     def result(self, progress: Progress) -> Sandwich:
         """Computes the two estimates of a finished run."""
