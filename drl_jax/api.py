@@ -449,7 +449,7 @@ class TrainedModel:
         return np.asarray(log_density)[:n], np.asarray(score)[:n]
 
     def _stored_log_z(self, level: int) -> float:
-        folder = epath.Path(self.source)
+        folder = epath.Path(self.source).expanduser()
         if self.source in pretrained.names():
             folder = epath.Path(pretrained.weights_of(self.source)).parent
         elif not folder.is_dir():

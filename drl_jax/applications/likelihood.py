@@ -139,7 +139,15 @@ class Sandwich(NamedTuple):
 
 
 def inside(y: Batch, bound: float | Scalar) -> Bool[Array, " batch"]:
-    """Computes which examples are inside of the box |y_i| ≤ bound."""
+    """Computes which examples are inside of the box.
+
+    Args:
+      y: examples [batch, *shape].
+      bound: the largest |y_i| in the box.
+
+    Returns:
+      Truth values [batch].
+    """
     return jnp.all(jnp.abs(y) <= bound, axis=range(1, y.ndim))
 
 
