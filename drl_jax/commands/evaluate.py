@@ -122,7 +122,7 @@ def evaluate(
                     "metrics": {name: scores.protocol_of(name) for name in metrics},
                 },
                 "training": {
-                    "seconds": _training_seconds(workdir, checkpoint.step),
+                    "seconds": metrics_log.training_seconds(metrics_log.read(workdir), checkpoint.step),
                     "machine": checkpoint.record["machine"],
                     "commit": checkpoint.record["commit"],
                 },
@@ -189,18 +189,6 @@ def _with_earlier(file: epath.Path, result: dict[str, Any]) -> dict[str, Any]:
     protocol = {topic: protocol[topic] for topic in dict.fromkeys(order)}
     evaluation = {**result["evaluation"], "commits": commits}
     return {**result, **merged, "protocol": protocol, "evaluation": evaluation}
-
-
-def _training_seconds(workdir: epath.Path, step: int) -> float:
-    """How long the run took to reach a step: with its evaluations, without interruptions."""
-    seconds, before = 0.0, 0
-    for line in metrics_log.read(workdir):
-        if line["step"] > step:
-            break
-        if line.get("steps_per_second"):
-            seconds, before = seconds + (line["step"] - before) / line["steps_per_second"], line["step"]
-        seconds += line.get("evaluation_seconds") or 0.0
-    return seconds
 
 
 def _format(result: Mapping[str, Any]) -> str:

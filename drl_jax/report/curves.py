@@ -4,9 +4,6 @@ import io
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from etils import epath
-
-from drl_jax import files
 from drl_jax.report.plotting import Axes, Figure, colormaps
 
 _PANEL = (4.0, 2.6)  # inches
@@ -30,8 +27,8 @@ Lines = Sequence[dict[str, Any]]
 _Panel = Callable[[Axes], None]
 
 
-def save_curves(lines: Lines, path: epath.Path) -> None:
-    """Plots the loss and each score against the step."""
+def plot_curves(lines: Lines) -> bytes:
+    """Plots the loss and each score against the step. Returns the content of a PNG file."""
     scores = dict.fromkeys(
         name
         for line in lines
@@ -39,11 +36,11 @@ def save_curves(lines: Lines, path: epath.Path) -> None:
         if isinstance(value, float) and name.split("/")[0] not in _NO_SCORES
     )
     loss = _panel(lines, {"": "loss"}, title="loss", unit="weighted f(samples) − f(data)")
-    _save([loss, *(_panel(lines, {"": name}, title=name, unit="score") for name in scores)], path)
+    return _png([loss, *(_panel(lines, {"": name}, title=name, unit="score") for name in scores)])
 
 
-def save_levels(lines: Lines, path: epath.Path) -> None:
-    """Plots means over the examples of each level against the step.
+def plot_levels(lines: Lines) -> bytes:
+    """Plots means over the examples of each level against the step. Returns the content of a PNG file.
 
     The gap is f(samples) − f(data), which the objective drives to 0. The displacement is
     ‖x_t⁻ − x_{t+1} / scale‖ from the start to the end of a chain. The gradient is that of the log-density at
@@ -74,7 +71,7 @@ def save_levels(lines: Lines, path: epath.Path) -> None:
             log=True,
         ),
     ]
-    _save(panels, path)
+    return _png(panels)
 
 
 def _panel(
@@ -111,7 +108,7 @@ def _panel(
     return draw
 
 
-def _save(panels: Sequence[_Panel], path: epath.Path) -> None:
+def _png(panels: Sequence[_Panel]) -> bytes:
     columns = min(_COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(columns * _PANEL[0], rows * _PANEL[1]), layout="constrained")
@@ -119,4 +116,4 @@ def _save(panels: Sequence[_Panel], path: epath.Path) -> None:
         panel(figure.add_subplot(rows, columns, i + 1))
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=110)
-    files.write(path, file.getvalue())
+    return file.getvalue()

@@ -6,9 +6,10 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from etils import epath
+from google.protobuf.message import DecodeError
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
 from tensorboardX.summary import scalar
@@ -98,8 +99,8 @@ class FileLog:
         self._tensorboard.restart(step)
 
     def plot(self) -> None:
-        curves.save_curves(self._lines, self._path.parent / "curves.png")
-        curves.save_levels(self._lines, self._path.parent / "levels.png")
+        files.write(self._path.parent / "curves.png", curves.plot_curves(self._lines))
+        files.write(self._path.parent / "levels.png", curves.plot_levels(self._lines))
 
     def close(self) -> None:
         self._tensorboard.close()
@@ -132,6 +133,60 @@ def read(workdir: epath.Path, *, warn: bool = False) -> list[dict[str, Any]]:
         elif warn:
             _logger.warning("line %d of %s is damaged and left out", number, path)
     return records
+
+
+class Start(NamedTuple):
+    """One start of the training program in a workdir.
+
+    Attributes:
+      time: when, in seconds since 1970.
+      step: the step from which it continued.
+      last_time: when it wrote its last numbers; `time` if it wrote none.
+      last_step: the step of these numbers; `step` if it wrote none.
+    """
+
+    time: float
+    step: int
+    last_time: float
+    last_step: int
+
+
+def starts(workdir: epath.Path) -> list[Start]:
+    """Finds out how often training was started, from TensorBoard's files: each start makes one.
+
+    Args:
+      workdir: the folder of the run.
+
+    Returns:
+      The starts in the order of their times.
+    """
+    folder = workdir / "tensorboard"
+    found = []
+    for path in folder.iterdir() if files.exists(folder) else []:
+        events = list(_events(path.read_bytes())) if ".tfevents." in path.name else []
+        if events:
+            step = next((e.step - 1 for e in events if e.HasField("session_log")), 0)
+            last = max((e for e in events if e.HasField("summary")), key=lambda e: e.wall_time, default=None)
+            ended = (events[0].wall_time, step) if last is None else (last.wall_time, last.step)
+            found.append(Start(events[0].wall_time, step, *ended))
+    return sorted(found)
+
+
+def training_seconds(lines: Sequence[Mapping[str, Any]], step: int) -> float:
+    """Computes how long a run took to reach a step: with its evaluations, without interruptions.
+
+    Args:
+      lines: of metrics.jsonl.
+      step: the step.
+    """
+    seconds, before = 0.0, 0
+    for line in lines:
+        if line["step"] > step:
+            break
+        if line.get("steps_per_second"):
+            seconds, before = seconds + (line["step"] - before) / line["steps_per_second"], line["step"]
+        seconds += line.get("evaluation_seconds") or 0.0
+    return seconds
 
 
 @contextmanager
@@ -176,6 +231,20 @@ class _TensorBoard:
 
     def _add(self, step: int, **content: Any) -> None:
         self._events.write_event(_proto.Event(wall_time=time.time(), step=step, **content))
+
+
+def _events(content: bytes) -> Iterator[Any]:
+    """The events of a file of TensorBoard, without one that was not written as a whole."""
+    place = 0
+    while place + 12 <= len(content):
+        size = int.from_bytes(content[place : place + 8], "little")
+        event, place = content[place + 12 : place + 12 + size], place + 16 + size  # checksums around it
+        if place > len(content):
+            return
+        try:
+            yield _proto.Event.FromString(event)
+        except DecodeError:
+            return
 
 
 def _line(record: Mapping[str, Any]) -> str:
