@@ -18,8 +18,9 @@ from drl_jax.checkpoints import weights
 from drl_jax.checkpoints.digests import sha256
 from drl_jax.config import schema
 from drl_jax.core import energy
+from drl_jax.core.levels import diffuse_to
 from drl_jax.core.model import Model
-from drl_jax.core.randomness import example_keys
+from drl_jax.core.randomness import example_keys, fold_in
 from drl_jax.core.synthesis import descend
 from drl_jax.data.sources import open_source
 from drl_jax.errors import UserError
@@ -91,6 +92,19 @@ def test_energy_and_score_are_those_of_the_core(level, model):
     np.testing.assert_array_equal(model.energy(to_unit(x), level), model.energy(x, level))
 
 
+@pytest.mark.parametrize("level", [0, 2])
+def test_statistics_are_those_of_noisy_examples(level, model):
+    x = np.random.default_rng(0).integers(0, 256, (17, 8, 8, 1), np.uint8)  # in two parts
+    found = model.statistics(5, x, level)
+    keys, t = fold_in(example_keys(jax.random.key(5), 17), 0), jnp.full(17, level)
+    x_t = np.asarray(diffuse_to(keys, jnp.asarray(to_unit(x)), t, model.parts.levels))
+    for rows in (slice(0, 3), slice(14, 17)):
+        np.testing.assert_allclose(found.energy[rows], model.energy(x_t[rows], level), rtol=1e-4, atol=1e-3)
+        norms = np.linalg.norm(model.score(x_t[rows], level).reshape(3, -1), axis=1)
+        np.testing.assert_allclose(found.score_norm[rows], norms, rtol=1e-3)
+    assert found.energy.shape == found.score_norm.shape == (17,)
+
+
 def test_denoising_is_the_lower_levels(model, noisy):
     x = model.denoise(7, noisy, 2)
     keys = example_keys(jax.random.key(7), 2)
@@ -132,6 +146,8 @@ MISTAKES = {
     "level": (lambda m: m.energy(IMAGE, 3), "level=3 is not possible: it must be a whole number from 0 to 2"),
     "negative level": (lambda m: m.score(IMAGE, -1), "level=-1 is not possible"),
     "level of another type": (lambda m: m.energy(IMAGE, True), "level=True is not possible"),
+    "level of statistics": (lambda m: m.statistics(0, IMAGE, 3), "level=3 is not possible"),
+    "no draws": (lambda m: m.statistics(0, IMAGE, 0, 0), "n=0 is not possible"),
     "level of noise": (lambda m: m.denoise(0, IMAGE, 0), "from 1 to 3"),
     "count": (lambda m: m.sample(0, 0), "n=0 is not possible: it must be a whole number of at least 1"),
     "one row": (lambda m: m.interpolate(0, 1), "at least 2"),
