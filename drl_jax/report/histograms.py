@@ -45,7 +45,7 @@ def _draw(axes: Axes, sets: Mapping[str, np.ndarray]) -> None:
     for i, (name, values) in enumerate(sets.items()):
         style = {"color": "0.8"} if i == 0 else {"color": colors[(i - 1) % len(colors)], "histtype": "step"}
         weights = np.full(len(values), 1 / len(values))
-        axes.hist(np.clip(values, low, high), _BINS, (low, high), weights=weights, label=name, **style)
+        axes.hist(np.clip(values, low, high), _BINS, range=(low, high), weights=weights, label=name, **style)
     axes.set_ylabel("part of the examples", fontsize=8)
     axes.tick_params(labelsize=7)
     axes.grid(alpha=0.3)

@@ -1,0 +1,256 @@
+"""`detect`: how well energies and scores tell other data from those of a model."""
+
+import json
+import logging
+import os
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+
+from drl_jax import arrays, files
+from drl_jax.api import TrainedModel
+from drl_jax.applications.detection import Statistics
+from drl_jax.commands.application import check_is_of_images, prepare_command
+from drl_jax.config.build import open_data
+from drl_jax.config.options import Detect
+from drl_jax.config.schema import Config
+from drl_jax.data import made
+from drl_jax.data.sources import Opened, has_split
+from drl_jax.errors import UserError
+from drl_jax.metrics.ranking import auroc, average_precision
+from drl_jax.parallel.preemption import Stop, raise_on_signal
+from drl_jax.parallel.sampler import recorded_states
+from drl_jax.report import provenance
+from drl_jax.report.histograms import save_histograms
+from drl_jax.report.images import save_grid
+
+CONTROL = "other images of the data"  # what cannot be told apart
+_OWN = "the data"
+_SHOWN = 6  # images of each set
+_HIGHER = "1: the whole set is above the data; 0.5: nothing is told apart; below 0.5: the set is lower"
+_logger = logging.getLogger(__name__)
+
+
+class _Images(NamedTuple):
+    """What is told apart.
+
+    Attributes:
+      own: images of the model's data.
+      others: images of each other set, by its name; the first are other images of the model's data.
+      about: of each set, where it is from.
+    """
+
+    own: np.ndarray
+    others: dict[str, np.ndarray]
+    about: dict[str, Any]
+
+
+def detect(model: TrainedModel, options: Detect, output: epath.Path, stop: Stop) -> None:
+    """Compares other data with those of the model: detect.json, arrays, histograms, and some of the images.
+
+    Args:
+      model: the model.
+      options: the other data, the levels, and how many examples.
+      output: where the files are written.
+      stop: unused: a signal ends the command at once.
+
+    Raises:
+      UserError: an option is not possible, or data cannot be read.
+    """
+    del stop
+    check_is_of_images(model, "detect")
+    levels = _levels(model, options.levels)
+    with raise_on_signal():
+        images = _read(model, options)
+        measured = [_measure(model, images, level, options) for level in levels]
+    result = {
+        "model": {
+            "data": model.config.data.name,
+            "step": model.about["step"],
+            "commit": model.about["commit"],
+        },
+        "levels": levels,
+        "draws": options.draws,
+        "seed": options.seed,
+        "examples": {_OWN: len(images.own), **{name: len(x) for name, x in images.others.items()}},
+        "sets": images.about,
+        **_tables([compare(own, others) for own, others in measured]),
+        "machine": provenance.machine(),
+        **provenance.versions(),
+    }
+    _save(output, images, levels, measured)
+    files.write(output / "detect.json", json.dumps(result, indent=1) + "\n")
+    _logger.info("%s", "\n".join(lines(result)))
+    _logger.info("written to %s; arrays in .npz, histograms and images in .png", output / "detect.json")
+
+
+Measured = tuple[Statistics, dict[str, Statistics]]
+"""(The statistics of the model's data; those of the other sets by name, the control first)."""
+Scores = dict[str, dict[str, tuple[float, float]]]
+"""(AUROC, average precision) by statistic and set."""
+
+
+def compare(own: Statistics, others: Mapping[str, Statistics]) -> Scores:
+    """Computes how well each statistic tells each set from the data.
+
+    A third statistic is made of the energy: the atypicality, its distance from the median of the control.
+    Examples may have too low an energy, too.
+
+    Args:
+      own: the statistics of the model's data.
+      others: those of the other sets; `CONTROL` is one of them.
+
+    Returns:
+      The scores.
+
+    Source: of the atypicality: Nalisnick et al. (2019).
+    """
+    median = np.median(others[CONTROL].energy)
+    views = {
+        "energy": lambda statistics: statistics.energy,
+        "atypicality": lambda statistics: np.abs(statistics.energy - median),
+        "score_norm": lambda statistics: statistics.score_norm,
+    }
+    return {
+        statistic: {
+            name: (auroc(view(own), view(other)), average_precision(view(own), view(other)))
+            for name, other in others.items()
+        }
+        for statistic, view in views.items()
+    }
+
+
+def lines(result: Mapping[str, Any]) -> list[str]:
+    """Formats the scores as tables, one for each statistic.
+
+    Args:
+      result: the content of detect.json.
+    """
+    width = max(map(len, result["examples"])) + 2
+    text = []
+    for statistic, sets in result["auroc"].items():
+        levels = "".join(f"{f'level {level}':>15}" for level in result["levels"])
+        text += [f"AUROC (average precision) of the {statistic.replace('_', ' ')}", " " * width + levels]
+        for name, areas in sets.items():
+            precisions = result["average_precision"][statistic][name]
+            cells = (f"{area:.3f} ({mean:.3f})" for area, mean in zip(areas, precisions, strict=True))
+            text.append(f"{name:<{width}}" + "".join(f"{cell:>15}" for cell in cells))
+    return [*text, _HIGHER]
+
+
+def _tables(scores: Sequence[Scores]) -> dict[str, Any]:
+    """The scores of all levels as {"auroc" and "average_precision": by statistic and set, one per level}."""
+    return {
+        metric: {
+            statistic: {name: [level[statistic][name][i] for level in scores] for name in sets}
+            for statistic, sets in scores[0].items()
+        }
+        for i, metric in enumerate(("auroc", "average_precision"))
+    }
+
+
+def _levels(model: TrainedModel, given: tuple[int, ...] | None) -> list[int]:
+    """The levels that are asked for; else all, or nine of many."""
+    last = model.num_levels - 1
+    if given is None:
+        return recorded_states(last)
+    if wrong := [level for level in given if not 0 <= level <= last]:
+        raise UserError(f"--levels={','.join(map(str, given))}: {wrong[0]} is not from 0 to {last}")
+    return list(dict.fromkeys(given))
+
+
+def _read(model: TrainedModel, options: Detect) -> _Images:
+    """Reads the model's data, and reads or makes the others."""
+    rng = np.random.default_rng(options.seed)
+    source, split = _open(model.config, prepare_command(model), options.split)
+    if len(source) < 2:
+        raise UserError(f"the data have {len(source)} example; `detect` needs at least 2")
+    count = min(options.count, len(source) // 2)
+    order = rng.permutation(len(source))
+    own = source.take(np.sort(order[:count]))
+    others = {CONTROL: source.take(np.sort(order[count : 2 * count]))}
+    about = {_OWN: {"name": model.config.data.name, "split": split}}
+    for text in dict.fromkeys(each.strip() for each in options.against.split(",")):
+        name = os.path.basename(os.path.normpath(text)) if _is_path(text) else text
+        if name in others:
+            raise UserError(f"--against={options.against} names two sets {name!r}; rename one")
+        if text in made.SETS:
+            others[name], about[name] = made.SETS[text](rng, own), {"made": text}
+        else:
+            other, about[name] = _open_other(model, text)
+            others[name] = other.take(np.sort(rng.permutation(len(other))[: options.count]))
+    return _Images(own, others, about)
+
+
+def _open(config: Config, prepare: str, split: str | None) -> tuple[Opened, str]:
+    """Opens a split: the given one, or else the test split, or else that of the config."""
+    data = config.data
+    source = open_data(config, prepare)
+    if split is None:
+        split = "test" if has_split(data.name, "test", data_dir=data.data_dir) else data.split
+    if split != data.split:
+        source = open_data(replace(config, data=replace(data, split=split)), prepare)
+    source.notes.listen()
+    return source, split
+
+
+def _open_other(model: TrainedModel, text: str) -> tuple[Opened, dict[str, str]]:
+    """Opens the data set of a name, or the images at a path, and says what it is."""
+    is_path = _is_path(text)
+    place = {"name": "folder", "path": text} if is_path else {"name": text, "path": None}
+    if not text or place["name"] == "points":
+        raise UserError(f"--against={text} is not possible; name {', '.join(made.SETS)}, data sets or paths")
+    data = replace(model.config.data, split="train", crop=None, **place)
+    prepare = f"{prepare_command(model)} {shlex.quote(f'--config.data.name={text}')}"
+    try:
+        source, split = _open(replace(model.config, data=data), prepare, None)
+    except UserError as error:
+        raise UserError(f"--against={text}: {error}") from None
+    return source, {"path": text} if is_path else {"name": text, "split": split}
+
+
+def _is_path(text: str) -> bool:
+    return bool(text) and files.exists(epath.Path(text).expanduser())
+
+
+def _measure(model: TrainedModel, images: _Images, level: int, options: Detect) -> Measured:
+    """The statistics of all sets at a level."""
+    began = time.monotonic()
+    keys = jax.random.split(jax.random.key(options.seed), 1 + len(images.others))
+    own = model.statistics(keys[0], images.own, level, options.draws)
+    others = {
+        name: model.statistics(key, x, level, options.draws)
+        for key, (name, x) in zip(keys[1:], images.others.items(), strict=True)
+    }
+    _logger.info("level %d in %.1f s", level, time.monotonic() - began)
+    return own, others
+
+
+def _save(output: epath.Path, images: _Images, levels: Sequence[int], measured: Sequence[Measured]) -> None:
+    """Writes the statistics [levels, n] of each set, their histograms, and some of the images."""
+    named = {}
+    for name in images.others:
+        for field in Statistics._fields:
+            named[f"against/{name}.{field}"] = np.stack([getattr(each[name], field) for _, each in measured])
+    for field in Statistics._fields:
+        named[f"data.{field}"] = np.stack([getattr(own, field) for own, _ in measured])
+    arrays.save(output / "detect.npz", levels=np.array(levels), **named)
+    units = {"energy": "energy: −log p + constant (nats)", "score_norm": "norm of the score (nats per unit)"}
+    for level, (own, others) in zip(levels, measured, strict=True):
+        sets = {_OWN: own, **{name: each for name, each in others.items() if name != CONTROL}}
+        panels = {
+            unit: {name: np.asarray(getattr(each, field)) for name, each in sets.items()}
+            for field, unit in units.items()
+        }
+        save_histograms(panels, output / f"detect_level_{level}.png", title=f"level {level}")
+    shown = {"data": images.own, **{name: x for name, x in images.others.items() if name != CONTROL}}
+    rows = min(_SHOWN, *map(len, shown.values()))
+    spread = (x[np.linspace(0, len(x) - 1, rows).astype(int)] for x in shown.values())
+    sheet = np.stack(list(spread), axis=1).reshape(-1, *images.own.shape[1:])
+    save_grid(sheet, output / "detect.png", columns=len(shown), titles=list(shown))
