@@ -352,8 +352,8 @@ class TrainedModel:
         """
         given, t = self._input(x), self._level(level, 0, self.num_levels - 1)
         _check_count(n, 1)
-        root, rows = _key(key), min(len(given), self.config.evaluation.samples_per_device * jax.device_count())
-        parts = []
+        root, parts = _key(key), []
+        rows = min(len(given), self.config.evaluation.samples_per_device * jax.device_count())
         for first in range(0, len(given), rows):
             indices = jnp.minimum(first + jnp.arange(rows), len(given) - 1)  # the last row again and again
             keys = jax.vmap(jax.random.fold_in, (None, 0))(root, indices)

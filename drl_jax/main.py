@@ -37,8 +37,8 @@ flags:
   --config=NAME[:ARGUMENT]     one of {names}
   --config=FILE.py[:ARGUMENT]  a config file; without --config, the config of the run in --workdir
   --config.KEY=VALUE           override a value, as in --config.data.batch_size=64; None for no value
-  --workdir=DIR                the folder of the run (train, sample, evaluate, export)
-  --output=DIR                 where sample, evaluate, export and applications write; the workdir without it
+  --workdir=DIR                the folder of the run (train, sample, evaluate, export, report)
+  --output=DIR                 where all but train and plan write; the workdir without it
   --model=NAME|DIR|FILE        applications: a model that ships ({models}), a workdir, or a file of `export`
   --show                       print the config and stop
   --topology=NAME              plan: the hardware, as in v5e:4x4, tpu7x:2x2x2, gpu:h100:8 or cpu:8
@@ -88,7 +88,7 @@ def _main(argv: Sequence[str] | None, *, is_program: bool) -> int:
             if message:
                 with suppress(OSError, ValueError):  # nobody reads it
                     print(f"drl-jax: {message}", file=sys.stderr, flush=True)
-            if not is_joined() and list(argv[:1]) not in (["prepare"], ["check"]):
+            if not is_joined() and list(argv[:1]) not in (["prepare"], ["check"], ["report"]):
                 tell_others(error, message)
         if not all_end and is_joined():
             exit_now(code)

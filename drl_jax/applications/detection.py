@@ -4,12 +4,16 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
 
 from drl_jax.core import energy
 from drl_jax.core.levels import Levels, diffuse_to, extract
 from drl_jax.core.mcmc.base import norm, value_and_gradient
 from drl_jax.core.randomness import fold_in
-from drl_jax.core.types import Batch, Keys, Level, Network, PerExample
+from drl_jax.core.types import Batch, Keys, Level, Network
+
+Values = Float[jax.Array | np.ndarray, " batch"]
 
 
 class Statistics(NamedTuple):
@@ -20,8 +24,8 @@ class Statistics(NamedTuple):
       score_norm: ‖∇ log p_t(x_t)‖, in nats per unit of x_t [batch].
     """
 
-    energy: PerExample
-    score_norm: PerExample
+    energy: Values
+    score_norm: Values
 
 
 def statistics(

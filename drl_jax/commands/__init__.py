@@ -17,14 +17,16 @@ COMMANDS = {
     "baseline": "score the data of --config against themselves: what a perfect model would score",
     "prepare": "download and prepare the data set of --config",
     "check": "read every example of the data set of --config once, and list those that cannot be used",
+    "report": "write a page of HTML about the run in --workdir: report.html",
     "plan": "estimate memory, messages and hours on hardware that is not here; it needs none of it",
 }
 APPLICATIONS = {
     "interpolate": "draw images on the way between two others",
     "inpaint": "draw completions of images of which a part is known",
     "likelihood": "estimate log Z of levels, and bits per dimension of the data",
+    "detect": "tell other images from those of a model",
 }
-NEED_WORKDIR = ("train", "sample", "evaluate", "export")
+NEED_WORKDIR = ("train", "sample", "evaluate", "export", "report")
 
 
 def call(command: str, arguments: Arguments, stop: Stop) -> None:
@@ -48,6 +50,11 @@ def call(command: str, arguments: Arguments, stop: Stop) -> None:
 
         with raise_on_signal():
             return check(config, prepare_command)
+    if command == "report":
+        from drl_jax.commands.report import report
+
+        with raise_on_signal():
+            return report(config, workdir, output)
     if command == "plan":
         from drl_jax.commands.plan import plan
 

@@ -5,8 +5,9 @@ import logging
 import os
 import shlex
 import time
+import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -75,9 +76,8 @@ def detect(model: TrainedModel, options: Detect, output: epath.Path, stop: Stop)
             "step": model.about["step"],
             "commit": model.about["commit"],
         },
+        "options": asdict(options),
         "levels": levels,
-        "draws": options.draws,
-        "seed": options.seed,
         "examples": {_OWN: len(images.own), **{name: len(x) for name, x in images.others.items()}},
         "sets": images.about,
         **_tables([compare(own, others) for own, others in measured]),
@@ -167,25 +167,32 @@ def _levels(model: TrainedModel, given: tuple[int, ...] | None) -> list[int]:
 
 def _read(model: TrainedModel, options: Detect) -> _Images:
     """Reads the model's data, and reads or makes the others."""
-    rng = np.random.default_rng(options.seed)
     source, split = _open(model.config, prepare_command(model), options.split)
     if len(source) < 2:
         raise UserError(f"the data have {len(source)} example; `detect` needs at least 2")
     count = min(options.count, len(source) // 2)
-    order = rng.permutation(len(source))
+    order = _rng(options, _OWN).permutation(len(source))
     own = source.take(np.sort(order[:count]))
     others = {CONTROL: source.take(np.sort(order[count : 2 * count]))}
     about = {_OWN: {"name": model.config.data.name, "split": split}}
-    for text in dict.fromkeys(each.strip() for each in options.against.split(",")):
+    for text in _sets(options.against):
         name = os.path.basename(os.path.normpath(text)) if _is_path(text) else text
         if name in others:
             raise UserError(f"--against={options.against} names two sets {name!r}; rename one")
         if text in made.SETS:
-            others[name], about[name] = made.SETS[text](rng, own), {"made": text}
+            others[name], about[name] = made.SETS[text](_rng(options, text), own), {"made": text}
         else:
             other, about[name] = _open_other(model, text)
-            others[name] = other.take(np.sort(rng.permutation(len(other))[: options.count]))
+            order = _rng(options, name).permutation(len(other))
+            others[name] = other.take(np.sort(order[: options.count]))
     return _Images(own, others, about)
+
+
+def _sets(against: str) -> list[str]:
+    """The sets that the option names, each once."""
+    given = (each.strip() for each in against.split(","))
+    named = [name for each in given for name in (made.SETS if each == "made" else [each])]
+    return list(dict.fromkeys(named))
 
 
 def _open(config: Config, prepare: str, split: str | None) -> tuple[Opened, str]:
@@ -205,7 +212,9 @@ def _open_other(model: TrainedModel, text: str) -> tuple[Opened, dict[str, str]]
     is_path = _is_path(text)
     place = {"name": "folder", "path": text} if is_path else {"name": text, "path": None}
     if not text or place["name"] == "points":
-        raise UserError(f"--against={text} is not possible; name {', '.join(made.SETS)}, data sets or paths")
+        raise UserError(
+            f"--against={text} is not possible; name made, {', '.join(made.SETS)}, data sets or paths"
+        )
     data = replace(model.config.data, split="train", crop=None, **place)
     prepare = f"{prepare_command(model)} {shlex.quote(f'--config.data.name={text}')}"
     try:
@@ -219,15 +228,25 @@ def _is_path(text: str) -> bool:
     return bool(text) and files.exists(epath.Path(text).expanduser())
 
 
+def _number(name: str) -> int:
+    """The random numbers of a set depend on its name, and so not on which other sets there are."""
+    return zlib.crc32(name.encode()) >> 1
+
+
+def _rng(options: Detect, name: str) -> np.random.Generator:
+    return np.random.default_rng([options.seed, _number(name)])
+
+
 def _measure(model: TrainedModel, images: _Images, level: int, options: Detect) -> Measured:
     """The statistics of all sets at a level."""
     began = time.monotonic()
-    keys = jax.random.split(jax.random.key(options.seed), 1 + len(images.others))
-    own = model.statistics(keys[0], images.own, level, options.draws)
-    others = {
-        name: model.statistics(key, x, level, options.draws)
-        for key, (name, x) in zip(keys[1:], images.others.items(), strict=True)
-    }
+
+    def measure(name: str, x: np.ndarray) -> Statistics:
+        key = jax.random.fold_in(jax.random.key(options.seed), _number(name))
+        return model.statistics(key, x, level, options.draws)
+
+    own = measure(_OWN, images.own)
+    others = {name: measure(name, x) for name, x in images.others.items()}
     _logger.info("level %d in %.1f s", level, time.monotonic() - began)
     return own, others
 

@@ -15,11 +15,11 @@ from etils import epath
 from drl_jax import files
 from drl_jax.checkpoints import orbax
 from drl_jax.commands.evaluate import FOLDER as EVALUATIONS
-from drl_jax.commands.scoring import protocol_lines
 from drl_jax.commands.train import SCORES
 from drl_jax.config import schema
 from drl_jax.config.build import build
 from drl_jax.config.schema import Config
+from drl_jax.config.scoring import protocol_lines
 from drl_jax.core.levels import Levels
 from drl_jax.errors import UserError
 from drl_jax.report import curves, html, metrics_log
@@ -368,6 +368,11 @@ def _repeat(run: Run) -> Html:
     for result in run.evaluations.values():
         flags = [f"--config.{key}={_flag(value)}" for key, value in _changes(run.config, result)]
         lines.append(shlex.join(["drl-jax", "evaluate", "--workdir=runs/again", *flags]))
+    for name in _APPLICATIONS:
+        given = read_json(run.workdir / f"{name}.json").get("options", {}).items()
+        flags = [f"--{option}={_flag(value)}" for option, value in given if value is not None]
+        if flags:
+            lines.append(shlex.join(["drl-jax", name, "--model=runs/again", *flags]))
     note = "Paths in the config are those of the machine of this run; edit them where the data lie elsewhere."
     return html.join([html.code("\n".join(lines)), html.paragraph(note)])
 
@@ -380,7 +385,7 @@ def _changes(config: Config, result: Mapping[str, Any]) -> list[tuple[str, Any]]
 
 
 def _flag(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
 def _config(run: Run) -> Html:

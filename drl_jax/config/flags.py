@@ -13,7 +13,7 @@ from drl_jax.errors import UserError
 
 COMMON = ("--config", "--workdir", "--show")
 OF_COMMANDS: Mapping[str, tuple[str, ...]] = {
-    "--output": ("sample", "evaluate", "export", *options.COMMANDS),
+    "--output": ("sample", "evaluate", "export", "report", *options.COMMANDS),
     "--model": tuple(options.COMMANDS),
     "--topology": ("plan",),
     "--slices": ("plan",),

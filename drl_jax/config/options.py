@@ -51,11 +51,24 @@ class Likelihood:
     seed: Annotated[int, SEED, "of all chains, and of the noise of the data"] = 0
 
 
-Options = Interpolate | Inpaint | Likelihood
+@dataclass(frozen=True)
+class Detect:
+    """Options of `detect`."""
+
+    against: Annotated[str, "sets of images: made (all that are made), names and paths, with commas"] = "made"
+    levels: Annotated[tuple[int, ...] | None, _LEVELS, "of the energies (all, or nine of many)"] = None
+    count: Annotated[int, at_least(1), "images of each set, at most"] = 1000
+    draws: Annotated[int, at_least(1), "of the noise of a level, for each image"] = 4
+    split: Annotated[str | None, "of the model's data (test, or what it was trained on)"] = None
+    seed: Annotated[int, SEED, "of the images and of all noise"] = 0
+
+
+Options = Interpolate | Inpaint | Likelihood | Detect
 COMMANDS: dict[str, type[Options]] = {
     "interpolate": Interpolate,
     "inpaint": Inpaint,
     "likelihood": Likelihood,
+    "detect": Detect,
 }
 
 

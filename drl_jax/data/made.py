@@ -27,6 +27,12 @@ def constant(rng: np.random.Generator, images: Images) -> Images:
     return np.broadcast_to(colours, images.shape).copy()
 
 
+def black(rng: np.random.Generator, images: Images) -> Images:
+    """Fills all images with 0."""
+    del rng
+    return np.zeros_like(images)
+
+
 def shifted(rng: np.random.Generator, images: Images) -> Images:
     """Moves each image by a quarter of its side to the left, right, top or bottom, around the border."""
     step = max(1, images.shape[1] // 4)
@@ -54,6 +60,7 @@ SETS: Mapping[str, Make] = {
     "noise": noise,
     "gaussian": gaussian,
     "constant": constant,
+    "black": black,
     "shifted": shifted,
     "rotated": rotated,
     "interpolated": interpolated,

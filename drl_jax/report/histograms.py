@@ -41,11 +41,17 @@ def save_histograms(
 def _draw(axes: Axes, sets: Mapping[str, np.ndarray]) -> None:
     low, high = np.percentile(np.concatenate(list(sets.values())), _SHOWN)
     high = high if high > low else low + 1
-    colors = colormaps["tab10"].colors[1:]
+    colors = [colormaps["tab10"](i) for i in range(1, 10)]
     for i, (name, values) in enumerate(sets.items()):
-        style = {"color": "0.8"} if i == 0 else {"color": colors[(i - 1) % len(colors)], "histtype": "step"}
-        weights = np.full(len(values), 1 / len(values))
-        axes.hist(np.clip(values, low, high), _BINS, range=(low, high), weights=weights, label=name, **style)
+        axes.hist(
+            np.clip(values, low, high),
+            _BINS,
+            range=(low, high),
+            weights=np.full(len(values), 1 / len(values)),
+            label=name,
+            color="0.8" if i == 0 else colors[(i - 1) % len(colors)],
+            histtype="step" if i else "stepfilled",
+        )
     axes.set_ylabel("part of the examples", fontsize=8)
     axes.tick_params(labelsize=7)
     axes.grid(alpha=0.3)

@@ -60,6 +60,14 @@ def test_the_table_is_that_of_the_arrays(output):
     assert any(line.startswith(f"noise{' ' * 20}") and f"{area:.3f} ({mean:.3f})" in line for line in text)
 
 
+def test_a_set_does_not_depend_on_the_others(output, tmp_path):
+    words = [f"--output={tmp_path}", "--against=noise", "--levels=1", "--count=30", "--draws=2"]
+    assert main(["detect", "--model=digits", *words]) == 0
+    with np.load(tmp_path / "detect.npz") as alone, np.load(output / "detect.npz") as among:
+        for name in alone.keys() - {"levels"}:
+            np.testing.assert_array_equal(alone[name][0], among[name][1])
+
+
 def test_the_images(output):
     for name in ("detect.png", "detect_level_1.png", "detect_level_3.png"):
         with Image.open(output / name) as image:
@@ -79,7 +87,7 @@ def test_a_statistic_that_is_too_low_is_atypical():
 
 MISTAKES = {
     "--levels=1,6": "--levels=1,6: 6 is not from 0 to 5",
-    "--against=noise,": "--against= is not possible; name noise, gaussian",
+    "--against=noise,": "--against= is not possible; name made, noise, gaussian",
     "--against=points": "--against=points is not possible",
     "--against=no_such_set": "--against=no_such_set: config.data.name='no_such_set'",
     "--split=test": "config.data.split='test': config.data.name='digits' has only 'train'",

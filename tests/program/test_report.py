@@ -15,11 +15,13 @@ from drl_jax.commands.report import FILE, Run, page, report
 from drl_jax.config import schema
 from drl_jax.config.overrides import parse
 from drl_jax.errors import UserError
+from drl_jax.main import main
 from drl_jax.report import metrics_log
 from drl_jax.report.images import save_grid
 
 CONFIG = parse(["--config=digits", "--config.training.steps=40", "--config.data.timeout=61.5"]).config
 MACHINE = "2 <b>cpu</b> devices & \"quotes\", 'Ünïcode' 処理"
+OPTIONS = {"chains": 8, "levels": [0, 2], "data": "a b", "of": None}
 VOID = {"meta", "img"}
 
 
@@ -60,7 +62,7 @@ class Page(HTMLParser):
             self.tables[-1][-1][-1] += data
 
 
-def make_run(folder: Path) -> epath.Path:
+def make_run(folder: Path):
     """What a run of 40 steps leaves that was started twice and went back once."""
     workdir = epath.Path(folder) / "run & <more>"
     schema.save(CONFIG, workdir / schema.FILE)
@@ -99,17 +101,18 @@ def make_run(folder: Path) -> epath.Path:
         "commit": "c0ffee",
         "config": schema.to_dict(CONFIG) | {"evaluation": {"num_samples": 50, "metrics": "frechet_pixels"}},
     }
-    folder = workdir / "evaluations/0000040_abc"
-    folder.mkdir(parents=True)
-    (folder / "result_50.json").write_text(json.dumps(result))
+    file = workdir / "evaluations/0000040_abc/result_50.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(result))
     (workdir / "skipped_0.txt").write_text("images/<1>.png is damaged\n")
-    (workdir / "likelihood.json").write_text(json.dumps({"log_z": [1.5, 2.5], "what": {"bits": 3.25}}))
+    likelihood = {"log_z": [1.5, 2.5], "what": {"bits": 3.25}, "options": OPTIONS}
+    (workdir / "likelihood.json").write_text(json.dumps(likelihood))
     save_grid(np.zeros((4, 8, 8, 1), np.uint8), workdir / "inpainting.png")
     return workdir
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory) -> epath.Path:
+def workdir(tmp_path_factory):
     return make_run(tmp_path_factory.mktemp("report"))
 
 
@@ -191,6 +194,7 @@ def test_the_commands_repeat_the_run(content, tmp_path):
     flags = "--config.evaluation.num_samples=50 --config.evaluation.metrics=frechet_pixels"
     line = f"drl-jax evaluate --workdir=runs/again {flags} --config.evaluation.step=40"
     assert line in text
+    assert "drl-jax likelihood --model=runs/again --chains=8 --levels=0,2 '--data=a b'\n" in text + "\n"
 
 
 def test_a_run_that_has_only_begun(tmp_path):
@@ -218,7 +222,7 @@ def test_damaged_files_are_left_out(tmp_path):
 
 def test_the_workdir_is_only_read(workdir, tmp_path, capsys):
     before = {path: path.stat().st_mtime_ns for path in Path(workdir).rglob("*")}
-    report(CONFIG, workdir, epath.Path(tmp_path) / "out")
+    assert main(["report", f"--workdir={workdir}", f"--output={tmp_path / 'out'}"]) == 0
     assert {path: path.stat().st_mtime_ns for path in Path(workdir).rglob("*")} == before
     assert os.listdir(tmp_path / "out") == [FILE]
     assert f"written to {tmp_path / 'out' / FILE}" in capsys.readouterr().out
