@@ -324,7 +324,7 @@ class TrainedModel:
         """
         return self._log_density_and_score(x, level)[1]
 
-    def statistics(self, key: Key, x: np.ndarray, level: int, n: int = 1) -> detection.Statistics:
+    def statistics(self, key: Key, x: Array, level: int, n: int = 1) -> detection.Statistics:
         """Computes what tells other data from those of the model: both are expected to be higher for others.
 
         Examples get the noise of the level first. That of example i depends on (key, i).

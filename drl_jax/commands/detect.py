@@ -34,6 +34,8 @@ from drl_jax.report.images import save_grid
 CONTROL = "other images of the data"  # what cannot be told apart
 _OWN = "the data"
 _SHOWN = 6  # images of each set
+_WIDTH = 96  # pixels; at least so wide are images that are shown, below their titles
+_TITLE = 13  # characters
 _HIGHER = "1: the whole set is above the data; 0.5: nothing is told apart; below 0.5: the set is lower"
 _logger = logging.getLogger(__name__)
 
@@ -272,4 +274,7 @@ def _save(output: epath.Path, images: _Images, levels: Sequence[int], measured: 
     rows = min(_SHOWN, *map(len, shown.values()))
     spread = (x[np.linspace(0, len(x) - 1, rows).astype(int)] for x in shown.values())
     sheet = np.stack(list(spread), axis=1).reshape(-1, *images.own.shape[1:])
-    save_grid(sheet, output / "detect.png", columns=len(shown), titles=list(shown))
+    factor = -(-_WIDTH // sheet.shape[2])
+    sheet = sheet.repeat(factor, axis=1).repeat(factor, axis=2)
+    titles = [name if len(name) <= _TITLE else f"{name[: _TITLE - 1]}…" for name in shown]
+    save_grid(sheet, output / "detect.png", columns=len(shown), titles=titles)

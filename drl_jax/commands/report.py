@@ -29,6 +29,7 @@ FILE = "report.html"
 _MAX_ROWS = 10  # levels in a table
 _MAX_LINES = 20  # lines of a list
 _MAX_NUMBERS = 12  # numbers of a list in a cell
+_MAX_GRID = 800  # pixels; wider images are plots, or have words
 _PNG = b"\x89PNG\r\n\x1a\n"
 # What applications leave in the workdir: a heading, and how their files begin.
 _APPLICATIONS = {
@@ -279,31 +280,31 @@ def _levels(run: Run) -> Html:
 
 def _application(run: Run, name: str) -> Html | None:
     """The files of an application: what its JSON says, and its images. None if there are none."""
-    paths = [path for path in _listed(run.workdir) if path.name.startswith(name)]
-    images = [_image(run, path.name, path.name) for path in paths if path.suffix == ".png"]
     content = read_json(run.workdir / f"{name}.json")
+    names = [path.name for path in _listed(run.workdir) if path.match(f"{name}*.png")]
+    if name == "detect" and content:
+        names = ["detect.png", *(f"detect_level_{level}.png" for level in content["levels"])]
+    images = [_image(run, each, each) for each in names]
     if not images and not content:
         return None
-    text = _detection(content) if name == "detect" and content else _fields(content)
-    return html.join([text, *images])
+    return html.join([_detection(content) if name == "detect" and content else _fields(content), *images])
 
 
 def _detection(result: Mapping[str, Any]) -> Html:
     """The tables of detect.json."""
     header = ["set", *(f"level {level}" for level in result["levels"])]
-    names = {"auroc": "AUROC", "average_precision": "average precision"}
-    tables = [
-        html.table(
-            f"{names[metric]} of the {statistic.replace('_', ' ')}",
-            header,
-            [[name, *values] for name, values in sets.items()],
-        )
-        for metric in names
-        for statistic, sets in result[metric].items()
-    ]
+    tables = []
+    for statistic, sets in result["auroc"].items():
+        precisions = result["average_precision"][statistic]
+        rows = [
+            [name, *(f"{area:.3f} ({mean:.3f})" for area, mean in zip(areas, precisions[name], strict=True))]
+            for name, areas in sets.items()
+        ]
+        title = f"AUROC (average precision) of the {statistic.replace('_', ' ')}"
+        tables.append(html.table(title, header, rows))
     note = "AUROC 1: the set is told from the data; 0.5: it is not; below 0.5: it has the lower values."
-    rest = {key: value for key, value in result.items() if key not in names}
-    return html.join([html.paragraph(note), *tables, _fields(rest)])
+    rest = {key: value for key, value in result.items() if key not in ("auroc", "average_precision")}
+    return html.join([html.paragraph(note), *tables, html.details("What was compared", _fields(rest))])
 
 
 def _fields(content: Mapping[str, Any]) -> Html:
@@ -408,7 +409,10 @@ def _image(run: Run, name: str, caption: str) -> Html:
         content = (run.workdir / name).read_bytes()
     except OSError:
         return Html("")
-    return html.image(content, caption) if content.startswith(_PNG) else Html("")
+    if not content.startswith(_PNG):
+        return Html("")
+    width = int.from_bytes(content[16:20], "big")
+    return html.image(content, caption, is_plot=width > _MAX_GRID)
 
 
 def _listed(folder: epath.Path) -> list[epath.Path]:

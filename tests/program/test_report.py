@@ -107,7 +107,11 @@ def make_run(folder: Path):
     (workdir / "skipped_0.txt").write_text("images/<1>.png is damaged\n")
     likelihood = {"log_z": [1.5, 2.5], "what": {"bits": 3.25}, "options": OPTIONS}
     (workdir / "likelihood.json").write_text(json.dumps(likelihood))
-    save_grid(np.zeros((4, 8, 8, 1), np.uint8), workdir / "inpainting.png")
+    areas, means = ({"energy": {"<noise>": [area, 0.5]}} for area in (0.123456, 0.75))
+    detect = {"levels": [0, 3], "auroc": areas, "average_precision": means, "options": {"draws": 4}}
+    (workdir / "detect.json").write_text(json.dumps(detect))
+    for name in ("inpainting", "detect", "detect_level_0", "detect_level_5"):  # the last is an old one
+        save_grid(np.zeros((4, 8, 8, 1), np.uint8), workdir / f"{name}.png")
     return workdir
 
 
@@ -133,7 +137,7 @@ def test_all_of_it_is_in_one_file(content):
         kind, _, data = source.partition(";base64,")
         assert kind == "data:image/png"
         assert base64.b64decode(data, validate=True).startswith(b"\x89PNG")
-    assert len(parsed.sources) == 5  # curves, levels, two grids of samples, inpainting
+    assert len(parsed.sources) == 7  # curves, levels, two grids of samples, inpainting, two of detect
     assert parsed.links == [f"#{name}" for name in parsed.ids]
     assert len(set(parsed.ids)) == len(parsed.ids)
     assert parsed.tags.count("h1") == 1
@@ -149,6 +153,7 @@ def test_numbers_are_those_of_the_files(content):
     assert ("kid_pixels", "-0.0012", "–") in rows
     assert ("frechet_pixels", "0.49877", "0.2468") in rows
     assert ("1", "15", "10", "loss of 1e9 <at level 3>") in rows
+    assert ("<noise>", "0.123 (0.750)", "0.500 (0.500)") in rows
     levels = next(table for table in tables if table[0][0] == "level")
     expected = ["t = 1", "0.94612", "0.32382", "0.5165", "0.0086384", "0.0086384", "-1.5", "–", "31.25"]
     assert levels[2] == expected
@@ -216,7 +221,7 @@ def test_damaged_files_are_left_out(tmp_path):
         path.write_bytes(path.read_bytes()[:-3])
     parsed = Page(written(workdir))
     assert "0.51235" not in "".join(parsed.texts)
-    assert len(parsed.sources) == 4
+    assert len(parsed.sources) == 6
     assert len(Run(workdir, CONFIG).starts) == 2
 
 
