@@ -5,10 +5,10 @@ data are in [-1, 1], and noisy examples go beyond. Points are floats [n, 2].
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ import numpy as np
 from etils import epath
 
 from drl_jax import files, pretrained
-from drl_jax.applications import detection, inpainting, interpolation, likelihood
+from drl_jax.applications import chains, detection, inpainting, interpolation, likelihood
 from drl_jax.applications.likelihood import Sandwich
 from drl_jax.checkpoints import weights
 from drl_jax.checkpoints.digests import sha256
@@ -42,6 +42,7 @@ from drl_jax.parallel.sampler import ShardedSampler, count_not_finite, is_finite
 from drl_jax.pixels import to_unit
 
 LIKELIHOOD_FILE = "likelihood.json"  # what `likelihood` writes beside a model
+_COUNTS = ("group", "warmup", "leapfrog_steps")  # of ChainSettings
 _MAX_ABS = 20.0  # of floats: noise stays far below, images of 0 to 255 do not
 
 Array = np.ndarray | jax.Array
@@ -139,6 +140,68 @@ def _find_run(workdir: epath.Path, overrides: Mapping[str, str]) -> Found:
         return TrainedModel(str(workdir), config, parts, model, about)
 
     return Found(config, workdir, load)
+
+
+ChainTarget = Literal["levels", "recovery", "marginal"]
+
+
+@dataclass(frozen=True)
+class ChainSettings:
+    """What `TrainedModel.run_chain` is asked for; see there."""
+
+    steps: tuple[int, ...]
+    method: chains.Method
+    target: ChainTarget
+    level: int | None
+    group: int
+    step_size: float | None
+    acceptance: float
+    warmup: int
+    leapfrog_steps: int
+
+    def check(self, n: int, num_levels: int) -> None:
+        """Raises UserError if the settings are not possible for n chains on a model of so many levels."""
+        for name, value, possible in (
+            ("method", self.method, get_args(chains.Method)),
+            ("target", self.target, get_args(ChainTarget)),
+        ):
+            if value not in possible:
+                raise UserError(f"{name}={value!r} is not possible: it must be one of {', '.join(possible)}")
+        for name, count in (("n", n), *((name, getattr(self, name)) for name in _COUNTS)):
+            _check_count(count, 1, name)
+        least = num_levels if self.target == "levels" else 1
+        for before, count in zip((0, *self.steps), self.steps, strict=False):
+            _check_count(count, max(least, before + 1), "steps")
+        if not self.steps:
+            raise UserError("steps has no number; name one or more, which increase")
+        if n % self.group:
+            raise UserError(f"group={self.group} does not divide n={n} chains")
+        if self.step_size is not None and not 0 < self.step_size < np.inf:
+            raise UserError(f"step_size={self.step_size} is not possible: it must be above 0")
+        if not 0 < self.acceptance < 1:
+            raise UserError(f"acceptance={self.acceptance} is not possible: it must be between 0 and 1")
+        if self.target == "levels":
+            if self.level is not None or self.group > 1:
+                raise UserError("level and group are of target='recovery' or 'marginal'; leave them out")
+        elif self.level is None:
+            raise UserError(f"target={self.target!r} needs level=t, from 0 to {num_levels - 1}")
+
+
+class LongRun(NamedTuple):
+    """What `TrainedModel.run_chain` returns.
+
+    Attributes:
+      examples: x_0 after each number of steps [numbers, n, *shape], of the data's type. Chains at a level t
+        above 0 have states x_t, from which the levels below draw x_0.
+      states: x_t [numbers, n, *shape], floats in units of the model; t = 0 for all levels.
+      trace: energy, acceptance, displacement and projections of each chain against its steps.
+      diagnostics: for each leg: the way to the next number of steps, at one level.
+    """
+
+    examples: np.ndarray
+    states: np.ndarray
+    trace: chains.Trace
+    diagnostics: list[chains.Diagnostics]
 
 
 @dataclass(frozen=True, eq=False)
@@ -479,6 +542,162 @@ class TrainedModel:
         if x.dtype != completed.dtype:
             return completed
         return np.where(mask[None], x[None], completed)  # bytes to floats and back may lose one
+
+    def run_chain(
+        self,
+        key: Key,
+        n: int = 16,
+        *,
+        steps: int | Sequence[int] = 1000,
+        method: chains.Method = "langevin",
+        target: ChainTarget = "levels",
+        level: int | None = None,
+        x: Array | None = None,
+        group: int = 1,
+        step_size: float | None = None,
+        acceptance: float = 0.65,
+        warmup: int = 200,
+        leapfrog_steps: int = 5,
+    ) -> "LongRun":
+        """Runs long chains on the densities of the model, and measures how they mix.
+
+        The target "levels" descends through all levels: a total number of steps is spread over them, so each
+        number of `steps` is a descent of its own. "recovery" and "marginal" stay at one level. The step size
+        of MALA, HMC and NUTS is adapted in a warm-up, by chains of its own, and then fixed.
+
+        Args:
+          key: a seed, or a key. Chain i depends on (key, i) and its start.
+          n: how many chains.
+          steps: after how many steps the chains are wanted; increasing numbers, the last is the length.
+          method: "langevin", with the noise scale of the config, "mala", "hmc" or "nuts".
+          target: what the chains follow.
+          level: t, 0 … T − 1, of "recovery" or "marginal".
+          x: where chains at one level begin: x_{t+1} of "recovery", x_t of "marginal", [n / group, *shape].
+            Default: drawn by the model's levels above.
+          group: how many chains in succession have one x. R̂ compares those of a group, and those of
+            "marginal" all.
+          step_size: in units of s_t, the Langevin step of training. Default: 1 for Langevin, else adapted.
+          acceptance: to which step sizes are adapted, between 0 and 1.
+          warmup: steps of the adaptation, at each level.
+          leapfrog_steps: in a step of HMC.
+
+        Returns:
+          The chains after these numbers of steps, their trace and diagnostics.
+
+        Raises:
+          UserError: the input is not right, or chains left the finite numbers.
+
+        Example:
+          >>> import drl_jax
+          >>> model = drl_jax.load("digits")
+          >>> run = model.run_chain(0, 2, steps=(10, 30), target="marginal", level=3)
+          >>> run.examples.shape, run.trace.energy.shape, run.diagnostics[-1].steps
+          ((2, 2, 8, 8, 1), (30, 2), 30)
+        """
+        settings = ChainSettings(
+            steps=(steps,) if isinstance(steps, int | np.integer) else tuple(steps),
+            method=method,
+            target=target,
+            level=level,
+            group=group,
+            step_size=step_size,
+            acceptance=acceptance,
+            warmup=warmup,
+            leapfrog_steps=leapfrog_steps,
+        )
+        run = self.prepare_chain(key, n, settings, x)
+        parts = list(chains.continue_run(run, chains.begin(run)))
+        states = [np.asarray(part.x)[:n] for part in parts if part.x is not None]
+        trace = chains.join([(part.leg, part.steps, part.point) for part in parts])
+        examples = np.stack([self.finish_chain(run, x) for x in states])
+        return LongRun(examples, np.stack(states), trace, chains.diagnose(run, trace))
+
+    def prepare_chain(
+        self,
+        key: Key,
+        n: int,
+        settings: "ChainSettings",
+        x: Array | None = None,
+        step_sizes: np.ndarray | None = None,
+    ) -> chains.Run:
+        """Makes the chains of `run_chain`, for the functions of `drl_jax.applications.chains`.
+
+        Args:
+          key, n, x: as for `run_chain`.
+          settings: its other arguments.
+          step_sizes: of each level, from an earlier warm-up of the same chains. Default: adapted now.
+
+        Returns:
+          The chains, with adapted step sizes.
+
+        Raises:
+          UserError: the input is not right.
+        """
+        num_levels, parts = self.num_levels, self.parts
+        settings.check(n, num_levels)
+        root = _key(key)
+        keys, group = example_keys(root, n), settings.group
+        if settings.level is None:
+            if x is not None:
+                raise UserError("x is of target='recovery' or 'marginal'; leave it out")
+            target, first = "recovery", num_levels
+            legs = chains.all_levels(num_levels, settings.steps)
+        else:
+            target = "marginal" if settings.target == "marginal" else "recovery"
+            level = self._level(settings.level, 0, num_levels - 1)
+            first = level + (target == "recovery")
+            legs = chains.one_level(level, settings.steps)
+        owners, _ = _on_all_devices(keys[::group])
+        if x is None:
+            given = chains.synthesize_to(owners, self.model, parts.transition, parts.shape, first)
+        else:
+            given = self._input(x)
+            if len(given) != n // group:
+                raise UserError(f"x has {len(given)} rows; right is one for each of {n // group} groups")
+        start = jnp.repeat(given[: n // group], group, axis=0)
+        (keys, start), _ = _on_all_devices((keys, start))
+        kernel = chains.Kernel(
+            settings.method,
+            noise_scale=self.config.sampler.noise_scale,
+            step_range=self.config.sampler.step_range,
+            leapfrog_steps=settings.leapfrog_steps,
+        )
+        if step_sizes is None and (settings.step_size or not kernel.is_adjusted):
+            step_sizes = np.full(num_levels, settings.step_size or 1.0)
+        if step_sizes is None:
+            step_sizes = chains.warm_up(
+                chains.pilot_keys(example_keys(root, chains.PILOTS)),
+                self.model,
+                parts.transition,
+                parts.shape,
+                sorted({leg.level for leg in legs}, reverse=True),
+                settings.acceptance,
+                kernel=kernel,
+                target=target,
+                num_steps=settings.warmup,
+            )
+        one_target = n if target == "marginal" else group
+        return chains.Run(keys, self.model, kernel, target, start, legs, step_sizes, n, one_target)
+
+    def finish_chain(self, run: chains.Run, x: np.ndarray) -> np.ndarray:
+        """Draws examples x_0 from the states x_t of chains, by the model's levels below t.
+
+        Args:
+          run: the chains.
+          x: x_t, where t is the lowest level of the run [n, *shape].
+
+        Returns:
+          Examples [n, *shape], of the data's type.
+
+        Raises:
+          UserError: chains left the finite numbers.
+        """
+        level = run.legs[-1].level
+        if level == 0:
+            return data_kind(self.config).to_examples(x)
+        (rows, _), n = _on_all_devices(jnp.asarray(x)), len(x)
+        again = lambda transition: _descend(run.keys, self.model, transition, rows, level)[:n]
+        return self._output(np.asarray(again(self.parts.transition)), again)
 
     def _log_density_and_score(self, x: Array, level: int) -> tuple[np.ndarray, np.ndarray]:
         t = self._level(level, 0, self.num_levels - 1)

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
-from drl_jax.config.rules import SEED, Key, Rule, at_least, make_key, unwrap
+from drl_jax.config.rules import SEED, Key, Rule, above, at_least, make_key, unwrap
 
 _RECTANGLE = Rule(
     lambda value: len(value) == 4 and min(value[:2]) >= 0 and min(value[2:]) >= 1,
@@ -14,6 +14,12 @@ _LEVELS = Rule(
     lambda value: len(value) >= 1 and min(value) >= 0 and len(set(value)) == len(value),
     "levels from 0 on, with commas, each once",
 )
+
+_INCREASING = Rule(
+    lambda value: len(value) > 0 and all(a < b for a, b in zip((0, *value), value, strict=False)),
+    "of at least 1 that increase",
+)
+_BETWEEN_0_AND_1 = Rule(lambda value: 0 < value < 1, "between 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -63,10 +69,38 @@ class Detect:
     seed: Annotated[int, SEED, "of the images and of all noise"] = 0
 
 
-Options = Interpolate | Inpaint | Likelihood | Detect
+@dataclass(frozen=True)
+class Chain:
+    """Options of `chain`."""
+
+    method: Annotated[Literal["langevin", "mala", "hmc", "nuts"], "how the chains move"] = "langevin"
+    target: Annotated[
+        Literal["levels", "recovery", "marginal"],
+        "what they follow: all levels, one after the other, or a density of one level",
+    ] = "levels"
+    level: Annotated[int | None, at_least(0), "t, of recovery or marginal"] = None
+    steps: Annotated[tuple[int, ...], _INCREASING, "after how many steps the chains are measured"] = (
+        100,
+        300,
+        1000,
+    )
+    chains: Annotated[int, at_least(1), "how many chains; they are the samples of the scores"] = 256
+    group: Annotated[int, at_least(1), "how many chains have one start; R-hat compares them"] = 1
+    start: Annotated[
+        Literal["samples", "data", "noise"], "where chains at one level begin: the model's own, or others"
+    ] = "samples"
+    step_size: Annotated[float | None, above(0), "in units of s_t; else 1 for langevin, and adapted"] = None
+    acceptance: Annotated[float, _BETWEEN_0_AND_1, "to which the step size is adapted"] = 0.65
+    warmup: Annotated[int, at_least(1), "steps of the adaptation, at each level"] = 200
+    leapfrog_steps: Annotated[int, at_least(1), "in a step of hmc"] = 5
+    seed: Annotated[int, SEED, "of all noise"] = 0
+
+
+Options = Interpolate | Inpaint | Chain | Likelihood | Detect
 COMMANDS: dict[str, type[Options]] = {
     "interpolate": Interpolate,
     "inpaint": Inpaint,
+    "chain": Chain,
     "likelihood": Likelihood,
     "detect": Detect,
 }

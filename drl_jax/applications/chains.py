@@ -1,0 +1,633 @@
+"""Long runs of Markov chains on the densities of a trained model.
+
+A chain runs at one level, on the recovery posterior or on the marginal model, or it descends through all
+levels with many steps at each (paper, section 4.3). Memory does not grow with the number of steps: these run
+in compiled parts, of which means are kept. Between two parts a chain is its position alone, so that a run can
+stop after any part, and continues later with the same results.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from drl_jax.applications.diagnostics import mixing
+from drl_jax.core import energy, mcmc
+from drl_jax.core.levels import Levels, extract
+from drl_jax.core.mcmc import Sampler
+from drl_jax.core.model import Model
+from drl_jax.core.randomness import fold_in, standard_normal
+from drl_jax.core.transition import Transition
+from drl_jax.core.types import Batch, Keys, Level, LogDensity, Network, PerExample
+from drl_jax.errors import UserError
+
+Method = Literal["langevin", "mala", "hmc", "nuts"]
+Target = Literal["recovery", "marginal"]
+
+NUM_PROJECTIONS = 4  # of a position, on fixed random directions
+MAX_POINTS = 2000  # of the traces of all legs together, but each has one at least
+PILOTS = 32  # chains of the warm-up
+_WARMUP = 2**31 - 1  # what is folded into the keys of the pilots; chains fold in their level
+
+Density = Callable[[Level, Batch], LogDensity]
+"""(t, x_{t+1}) -> the log-density of y_t."""
+
+
+class Kernel(NamedTuple):
+    """How a chain moves.
+
+    Attributes:
+      method: Langevin and MALA as in `drl_jax.core.mcmc`; HMC and NUTS of blackjax, with unit mass.
+      noise_scale: η of Langevin.
+      step_range: of MALA, the largest squared step divided by the smallest.
+      leapfrog_steps: of a step of HMC.
+      max_doublings: of NUTS, whose trajectories have fewer than 2^max_doublings leapfrog steps.
+    """
+
+    method: Method
+    noise_scale: float = 1.0
+    step_range: float = 1.0
+    leapfrog_steps: int = 5
+    max_doublings: int = 6
+
+    @property
+    def is_adjusted(self) -> bool:
+        """Whether proposals are accepted or rejected, so that a step size has an acceptance."""
+        return self.method != "langevin"
+
+
+class Info(NamedTuple):
+    """What one step reports of each chain.
+
+    Attributes:
+      acceptance: of MALA 1 if the proposal was accepted and else 0; of HMC the probability; of NUTS its mean
+        over the trajectory; of Langevin 1.
+      displacement: Euclidean distance between the states before and after the step.
+    """
+
+    acceptance: PerExample
+    displacement: PerExample
+
+
+class Point(NamedTuple):
+    """A point of a trace: the chains after a part of their steps.
+
+    Attributes:
+      log_density: of the target at the position, in nats, up to a constant.
+      acceptance, displacement: as in `Info`, means over the steps of this part.
+      projections: of the position, on `directions`.
+    """
+
+    log_density: PerExample
+    acceptance: PerExample
+    displacement: PerExample
+    projections: Float[Array, "batch directions"]
+
+
+def make_sampler(
+    kernel: Kernel, density: Density, t: Level, x_next: Batch, step_size: jax.Array
+) -> tuple[Callable[[Batch], Any], Callable[[Keys, Any], tuple[Any, Info]]]:
+    """Makes `init` and `step` of a chain, as in `drl_jax.core.mcmc.Sampler`.
+
+    Args:
+      kernel: how the chain moves.
+      density: of the target.
+      t: the level of each chain [batch].
+      x_next: x_{t+1} of each chain [batch, *shape].
+      step_size: s of Langevin and MALA, the leapfrog step of HMC and NUTS; of each chain, [batch].
+
+    Returns:
+      position -> state, and (keys, state) -> (state, info). A state has a field `position`.
+    """
+    match kernel.method:
+        case "langevin" | "mala":
+            squared = jnp.reshape(step_size**2, step_size.shape + (1,) * (x_next.ndim - 1))
+            log_density = density(t, x_next)
+            if kernel.method == "langevin":
+                sampler = mcmc.langevin(log_density, step_squared=squared, noise_scale=kernel.noise_scale)
+            else:
+                sampler = mcmc.mala(log_density, step_squared=squared, step_range=kernel.step_range)
+            return sampler.init, _of_core(sampler)
+        case _:
+            return _of_blackjax(kernel, density, t, x_next, step_size)
+
+
+def _of_core(sampler: Sampler):
+    def step(keys, state):
+        state, info = sampler.step(keys, state)
+        return state, Info(info.accepted.astype(info.displacement.dtype), info.displacement)
+
+    return step
+
+
+def _of_blackjax(kernel: Kernel, density: Density, t: Level, x_next: Batch, step_size: jax.Array):
+    """Blackjax moves one chain; this maps it over all."""
+    import blackjax  # takes a second to import
+
+    if kernel.method == "hmc":
+        algorithm, settings = blackjax.hmc, {"num_integration_steps": kernel.leapfrog_steps}
+    else:
+        algorithm, settings = blackjax.nuts, {"max_num_doublings": kernel.max_doublings}
+    move = algorithm.build_kernel()
+    unit_mass = jnp.ones(math.prod(x_next.shape[1:]), x_next.dtype)
+
+    def of_one(t, x_next):
+        return lambda y: density(t[None], x_next[None])(y[None])[0]
+
+    @jax.vmap
+    def init(t, x_next, position):
+        return algorithm.init(position, of_one(t, x_next))
+
+    @jax.vmap
+    def step(t, x_next, step_size, key, state):
+        new, info = move(key, state, of_one(t, x_next), step_size, unit_mass, **settings)
+        return new, Info(info.acceptance_rate, jnp.linalg.norm((new.position - state.position).ravel()))
+
+    return partial(init, t, x_next), partial(step, t, x_next, step_size)
+
+
+def make_density(f: Network, levels: Levels, target: Target) -> Density:
+    """Makes the density of the recovery posterior, or of the marginal model, which needs no x_{t+1}.
+
+    Args:
+      f: the network.
+      levels: the noise levels.
+      target: which of the two.
+    """
+    if target == "recovery":
+        return lambda t, x_next: energy.recovery(f, levels, t, x_next)
+    return lambda t, x_next: energy.marginal(f, levels, t)
+
+
+def directions(shape: tuple[int, ...]) -> np.ndarray:
+    """Returns the fixed directions on which positions are projected: unit vectors [size, NUM_PROJECTIONS]."""
+    drawn = np.random.default_rng(0).standard_normal((math.prod(shape), NUM_PROJECTIONS))
+    return (drawn / np.linalg.norm(drawn, axis=0)).astype(np.float32)
+
+
+@partial(jax.jit, static_argnames=("kernel", "target"))
+def advance(
+    keys: Keys,
+    model: Model,
+    t: jax.Array,
+    x_next: Batch,
+    y: Batch,
+    step_size: jax.Array,
+    first: jax.Array,
+    count: jax.Array,
+    *,
+    kernel: Kernel,
+    target: Target,
+) -> tuple[Batch, Point]:
+    """Runs steps first … first + count − 1 of chains at level t.
+
+    Level and steps are not static: one program serves all levels and all parts of a run.
+
+    Args:
+      keys: one per chain; step k draws from fold_in(fold_in(key, t), k), as in `core.synthesis`.
+      model: the trained model.
+      t: the level, the same for all.
+      x_next: x_{t+1} [batch, *shape].
+      y: the position y_t [batch, *shape].
+      step_size: in units of s_t, the step of training.
+      first: steps that were made before.
+      count: how many steps.
+      kernel: how the chain moves.
+      target: its density.
+
+    Returns:
+      The position [batch, *shape], and what is known of these steps.
+    """
+    every, keys = jnp.full(keys.shape, t), fold_in(keys, t)
+    density = make_density(model.bind(), model.levels, target)
+    size = jnp.full(keys.shape, step_size) * jnp.sqrt(extract(model.levels.step_squared, every, every * 1.0))
+    init, step = make_sampler(kernel, density, every, x_next, size)
+
+    def body(k, carry):
+        state, total = carry
+        state, info = step(fold_in(keys, k), state)
+        return state, jax.tree.map(jnp.add, total, info)
+
+    zeros = jnp.zeros(keys.shape, y.dtype)
+    state, total = jax.lax.fori_loop(first, first + count, body, (init(y), Info(zeros, zeros)))
+    y = state.position
+    mean = jax.tree.map(lambda each: each / count, total)
+    projections = y.reshape(len(y), -1) @ directions(y.shape[1:])
+    return y, Point(density(every, x_next)(y), mean.acceptance, mean.displacement, projections)
+
+
+@partial(jax.jit, static_argnames=("target_acceptance", "kernel", "target", "num_steps"))
+def adapt(
+    keys: Keys,
+    model: Model,
+    t: jax.Array,
+    x_next: Batch,
+    y: Batch,
+    target_acceptance: float,
+    *,
+    kernel: Kernel,
+    target: Target,
+    num_steps: int,
+) -> tuple[Batch, jax.Array]:
+    """Runs a warm-up in which the step size moves until the mean acceptance of the chains is as wanted.
+
+    Args:
+      keys, model, t, x_next, y, kernel, target: as for `advance`.
+      target_acceptance: between 0 and 1.
+      num_steps: of the warm-up.
+
+    Returns:
+      The position, and the step size in units of s_t.
+
+    Source: dual averaging, Hoffman & Gelman (2014), section 3.2, of blackjax.
+    """
+    from blackjax.adaptation.step_size import dual_averaging_adaptation
+
+    every, keys = jnp.full(keys.shape, t), fold_in(keys, t)
+    density = make_density(model.bind(), model.levels, target)
+    own = jnp.sqrt(extract(model.levels.step_squared, every, every * 1.0))
+
+    def parts(step_size):
+        return make_sampler(kernel, density, every, x_next, step_size * own)
+
+    start, update, final = dual_averaging_adaptation(target_acceptance)
+
+    def body(carry, k):
+        state, adaptation = carry
+        _, step = parts(jnp.exp(adaptation.log_step_size))
+        state, info = step(fold_in(keys, k), state)
+        return (state, update(adaptation, jnp.mean(info.acceptance))), None
+
+    as_arrays = jax.tree.map(jnp.asarray, start(jnp.ones((), y.dtype)))
+    (state, adaptation), _ = jax.lax.scan(body, (parts(1.0)[0](y), as_arrays), jnp.arange(num_steps))
+    return state.position, final(adaptation)
+
+
+@partial(jax.jit, static_argnames=("transition", "shape", "last"))
+def synthesize_to(
+    keys: Keys, model: Model, transition: Transition, shape: tuple[int, ...], last: int
+) -> Batch:
+    """Draws x_n by the model's own levels T − 1 … n, as `core.synthesis.synthesize` does on its way to x_0.
+
+    Args:
+      keys: one per chain.
+      model: the trained model.
+      transition: how x_t is drawn from x_{t+1}.
+      shape: of one example.
+      last: n, 0 … T; T gives white noise.
+
+    Returns:
+      x_n [batch, *shape].
+    """
+    f, levels = model.bind(), model.levels
+    x = standard_normal(
+        fold_in(keys, levels.num_levels), jax.ShapeDtypeStruct((len(keys), *shape), jnp.float32)
+    )
+
+    def level(x, t):
+        return transition(fold_in(keys, t), f, levels, jnp.full(keys.shape, t), x)[0], None
+
+    return jax.lax.scan(level, x, jnp.arange(last, levels.num_levels)[::-1])[0]
+
+
+class Leg(NamedTuple):
+    """Steps of one level, on the way to a snapshot.
+
+    Attributes:
+      snapshot: to which one they lead, 0, 1, …
+      level: t.
+      first: how many steps were made before at this level.
+      num_steps: how many steps.
+    """
+
+    snapshot: int
+    level: int
+    first: int
+    num_steps: int
+
+    def parts(self, num_points: int) -> list[tuple[int, int]]:
+        """Returns (first step, steps) of at most `num_points` parts, all of one length but for the first."""
+        length = -(-self.num_steps // num_points)
+        ends = range(self.first + self.num_steps, self.first, -length)
+        return [(max(end - length, self.first), end - max(end - length, self.first)) for end in ends][::-1]
+
+
+def one_level(level: int, snapshots: Sequence[int]) -> list[Leg]:
+    """Returns the legs of a chain at one level, whose states after these numbers of steps are wanted."""
+    return [
+        Leg(i, level, first, last - first)
+        for i, (first, last) in enumerate(zip((0, *snapshots), snapshots, strict=False))
+    ]
+
+
+def all_levels(num_levels: int, snapshots: Sequence[int]) -> list[Leg]:
+    """Returns the legs of descents from x_T to x_0, one for each total number of steps.
+
+    The steps are spread over the levels. What does not divide goes to the lowest ones.
+    """
+    return [
+        Leg(i, t, 0, total // num_levels + (t < total % num_levels))
+        for i, total in enumerate(snapshots)
+        for t in reversed(range(num_levels))
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """Everything that chains depend on.
+
+    Attributes:
+      keys: one per chain.
+      model: the trained model.
+      kernel: how they move.
+      target: its density; on the way through all levels, the recovery posterior.
+      start: x_{t+1} of the first leg [batch, *shape]; of the marginal model x_t.
+      legs: of all steps.
+      step_sizes: of each level, in units of s_t; of a level without a leg any number.
+      num_chains: how many chains count; the others fill the devices.
+      group: how many chains in succession have one target.
+    """
+
+    keys: Keys
+    model: Model
+    kernel: Kernel
+    target: Target
+    start: Batch
+    legs: Sequence[Leg]
+    step_sizes: np.ndarray
+    num_chains: int
+    group: int
+
+    @property
+    def num_points(self) -> int:
+        """Points of the trace of a leg, at most."""
+        return max(1, MAX_POINTS // len(self.legs))
+
+
+class Position(NamedTuple):
+    """Where chains are, between two parts of a run.
+
+    Attributes:
+      leg: the number of the leg.
+      part: how many parts of it are done.
+      x_next: x_{t+1} [batch, *shape].
+      y: y_t [batch, *shape].
+    """
+
+    leg: int
+    part: int
+    x_next: Batch
+    y: Batch
+
+
+class Part(NamedTuple):
+    """What a part of a run gives.
+
+    Attributes:
+      leg: the number of the leg to which it belongs.
+      steps: how many steps are done at this level.
+      point: of the trace; NumPy arrays.
+      position: where the next part begins.
+      x: x_t [batch, *shape] where the leg leads to its snapshot, else None.
+    """
+
+    leg: int
+    steps: int
+    point: Point
+    position: Position
+    x: Batch | None
+
+
+def begin(run: Run, leg: int = 0, x_next: Batch | None = None) -> Position:
+    """Makes the position before the first step of a level.
+
+    Args:
+      run: the chains.
+      leg: the number of the leg.
+      x_next: x_{t+1} of the leg. Default: the run's start.
+    """
+    x_next = run.start if x_next is None else x_next
+    is_marginal = run.target == "marginal"
+    y = run.model.levels.scale[run.legs[leg].level] * x_next if is_marginal else x_next
+    return Position(leg, 0, x_next, y)
+
+
+def continue_run(run: Run, position: Position) -> Iterator[Part]:
+    """Runs chains from a position on; `begin(run)` is the first.
+
+    Args:
+      run: the chains.
+      position: where they are.
+
+    Yields:
+      The parts, until the last leg ends.
+
+    Raises:
+      UserError: chains left the finite numbers.
+    """
+    while position.leg < len(run.legs):
+        number, leg = position.leg, run.legs[position.leg]
+        parts = leg.parts(run.num_points)
+        first, count = parts[position.part]
+        y, point = _advance(run, position, first, count)
+        point = _fetch(run, point)
+        if broken := int(np.sum(~_is_finite(point))):
+            step = _first_not_finite(run, position, first, count)
+            raise UserError(
+                f"{broken} of {run.num_chains} chains left the finite numbers, at level {leg.level}, step "
+                f"{step}: the model has diverged, or the step size is too large"
+            )
+        is_last = position.part + 1 == len(parts)
+        x = y / np.float32(run.model.levels.scale[leg.level])
+        if not is_last:
+            position = position._replace(part=position.part + 1, y=y)
+        else:
+            position = _next_leg(run, number + 1, position.x_next, x, y)
+        ends = is_last and leg.level == run.legs[-1].level
+        yield Part(number, first + count, point, position, x if ends else None)
+
+
+def _next_leg(run: Run, number: int, x_next: Batch, x: Batch, y: Batch) -> Position:
+    """The position before a leg, given the end of the leg before it."""
+    if number == len(run.legs) or run.legs[number].first:  # nothing is left, or the same chains go on
+        return Position(number, 0, x_next, y)
+    is_new = run.legs[number].snapshot > run.legs[number - 1].snapshot
+    return begin(run, number, None if is_new else x)
+
+
+def _advance(run: Run, position: Position, first: int, count: int) -> tuple[Batch, Point]:
+    level = run.legs[position.leg].level
+    return advance(
+        run.keys,
+        run.model,
+        np.int32(level),
+        position.x_next,
+        position.y,
+        np.float32(run.step_sizes[level]),
+        np.int32(first),
+        np.int32(count),
+        kernel=run.kernel,
+        target=run.target,
+    )
+
+
+def _fetch(run: Run, point: Point) -> Point:
+    """The point as NumPy arrays, of the chains that count."""
+    return jax.tree.map(lambda each: np.asarray(each)[: run.num_chains], point)
+
+
+def _is_finite(point: Point) -> np.ndarray:
+    return np.isfinite(point.log_density) & np.isfinite(point.projections).all(axis=1)
+
+
+def _first_not_finite(run: Run, position: Position, first: int, count: int) -> int:
+    """The step at which chains first leave the finite numbers, found by making the steps again one by one."""
+    for step in range(first, first + count):
+        y, point = _advance(run, position, step, 1)
+        if not _is_finite(_fetch(run, point)).all():
+            return step
+        position = position._replace(y=y)
+    return first + count - 1
+
+
+class Trace(NamedTuple):
+    """What the parts of a run gave, in their order.
+
+    Attributes:
+      leg: the number of the leg.
+      step: how many steps of its level were done.
+      energy: −log of the target's density at the position, in nats, up to a constant.
+      acceptance, displacement: means over the steps of a part.
+      projections: of the position.
+    """
+
+    leg: Int[np.ndarray, " points"]
+    step: Int[np.ndarray, " points"]
+    energy: Float[np.ndarray, "points chains"]
+    acceptance: Float[np.ndarray, "points chains"]
+    displacement: Float[np.ndarray, "points chains"]
+    projections: Float[np.ndarray, "points chains directions"]
+
+    def of_leg(self, number: int) -> "Trace":
+        """Returns the points of one leg."""
+        return Trace(*(each[self.leg == number] for each in self))
+
+
+def join(parts: Sequence[tuple[int, int, Point]]) -> Trace:
+    """Joins the points of a run.
+
+    Args:
+      parts: (number of the leg, steps that are done at its level, the point).
+    """
+    numbers, steps, points = zip(*parts, strict=True)
+    log_density, acceptance, displacement, projections = map(np.stack, zip(*points, strict=True))
+    return Trace(np.array(numbers), np.array(steps), -log_density, acceptance, displacement, projections)
+
+
+class Diagnostics(NamedTuple):
+    """What a leg tells of its chains.
+
+    Attributes:
+      snapshot: to which it leads, 0, 1, …
+      level: t.
+      steps: how many steps are done at this level when it ends.
+      step_size: in units of s_t.
+      energy: −log of the target's density at its end, in nats, up to a constant; mean over chains.
+      acceptance, displacement: means over its steps and chains.
+      ess: effective sample size of one chain, at most about the points of its trace.
+      rhat: split R̂. Both are of the worst of the energy and the projections. Where chains start in this leg,
+        its first half is left out.
+    """
+
+    snapshot: int
+    level: int
+    steps: int
+    step_size: float
+    energy: float
+    acceptance: float
+    displacement: float
+    ess: float
+    rhat: float
+
+
+def diagnose(run: Run, trace: Trace) -> list[Diagnostics]:
+    """Computes the diagnostics of each leg that the trace has."""
+    rows = []
+    for number in np.unique(trace.leg).tolist():
+        leg, part = run.legs[number], trace.of_leg(number)
+        quantities = np.concatenate([part.energy[..., None], part.projections], axis=2)
+        is_first = leg.first == 0  # its chains may come from far
+        ess, rhat = mixing(quantities[len(part.step) // 2 if is_first else 0 :], run.group)
+        weights = np.diff(part.step, prepend=leg.first)
+        rows.append(
+            Diagnostics(
+                leg.snapshot,
+                leg.level,
+                int(part.step[-1]),
+                float(run.step_sizes[leg.level]),
+                float(part.energy[-1].mean()),
+                float(np.average(part.acceptance.mean(axis=1), weights=weights)),
+                float(np.average(part.displacement.mean(axis=1), weights=weights)),
+                ess,
+                rhat,
+            )
+        )
+    return rows
+
+
+def warm_up(
+    keys: Keys,
+    model: Model,
+    transition: Transition,
+    shape: tuple[int, ...],
+    levels: Sequence[int],
+    target_acceptance: float,
+    *,
+    kernel: Kernel,
+    target: Target,
+    num_steps: int,
+) -> np.ndarray:
+    """Adapts the step size of each level by chains of its own, so that no chain depends on another.
+
+    Args:
+      keys: one per chain of the warm-up.
+      model: the trained model.
+      transition: how x_t is drawn from x_{t+1}; gives the start at the highest level.
+      shape: of one example.
+      levels: from the highest to the lowest.
+      target_acceptance: between 0 and 1.
+      kernel: how the chains move.
+      target: their density.
+      num_steps: of the warm-up, at each level.
+
+    Returns:
+      Step sizes [T] in units of s_t; 1 at the other levels.
+    """
+    sizes = np.ones(model.levels.num_levels)
+    x = synthesize_to(keys, model, transition, shape, levels[0] + (target == "recovery"))
+    for t in levels:
+        scale = np.float32(model.levels.scale[t])
+        y, size = adapt(
+            keys,
+            model,
+            np.int32(t),
+            x,
+            scale * x if target == "marginal" else x,
+            target_acceptance,
+            kernel=kernel,
+            target=target,
+            num_steps=num_steps,
+        )
+        x, sizes[t] = y / scale, size
+    return sizes
+
+
+def pilot_keys(keys: Keys) -> Keys:
+    """Makes the keys of the warm-up from those of the first chains, which use others."""
+    return fold_in(keys, _WARMUP)
