@@ -590,9 +590,9 @@ class TrainedModel:
         Example:
           >>> import drl_jax
           >>> model = drl_jax.load("digits")
-          >>> run = model.run_chain(0, 2, steps=(10, 30), target="marginal", level=3)
+          >>> run = model.run_chain(0, 2, steps=(3, 9), target="marginal", level=3)
           >>> run.examples.shape, run.trace.energy.shape, run.diagnostics[-1].steps
-          ((2, 2, 8, 8, 1), (30, 2), 30)
+          ((2, 2, 8, 8, 1), (9, 2), 9)
         """
         settings = ChainSettings(
             steps=(steps,) if isinstance(steps, int | np.integer) else tuple(steps),
@@ -649,12 +649,16 @@ class TrainedModel:
             legs = chains.one_level(level, settings.steps)
         owners, _ = _on_all_devices(keys[::group])
         if x is None:
-            given = chains.synthesize_to(owners, self.model, parts.transition, parts.shape, first)
+            draw = lambda transition: chains.synthesize_to(
+                owners, self.model, transition, parts.shape, first
+            )[: n // group]
+            given = draw(parts.transition)
+            self._check_finite(np.asarray(given), draw)
         else:
             given = self._input(x)
             if len(given) != n // group:
                 raise UserError(f"x has {len(given)} rows; right is one for each of {n // group} groups")
-        start = jnp.repeat(given[: n // group], group, axis=0)
+        start = jnp.repeat(given, group, axis=0)
         (keys, start), _ = _on_all_devices((keys, start))
         kernel = chains.Kernel(
             settings.method,
@@ -768,13 +772,16 @@ class TrainedModel:
 
     def _output(self, x: np.ndarray, again: Callable[[Transition], jax.Array]) -> np.ndarray:
         """Examples of the data's type. Raises UserError if chains left the finite numbers, and says where."""
+        self._check_finite(x, again)
+        return data_kind(self.config).to_examples(x)
+
+    def _check_finite(self, x: np.ndarray, again: Callable[[Transition], jax.Array]) -> None:
         if broken := count_not_finite(x):
             level, step = _first_not_finite(self.parts.transition, again)
             raise UserError(
                 f"{broken} of {len(x)} chains left the finite numbers, at level {level}, step {step}: the "
                 "model has diverged, or its step size is too large"
             )
-        return data_kind(self.config).to_examples(x)
 
 
 def _on_all_devices(rows: Any) -> tuple[Any, int]:

@@ -608,6 +608,9 @@ def warm_up(
 
     Returns:
       Step sizes [T] in units of s_t; 1 at the other levels.
+
+    Raises:
+      UserError: the warm-up left the finite numbers.
     """
     sizes = np.ones(model.levels.num_levels)
     x = synthesize_to(keys, model, transition, shape, levels[0] + (target == "recovery"))
@@ -625,6 +628,8 @@ def warm_up(
             num_steps=num_steps,
         )
         x, sizes[t] = y / scale, size
+        if not np.isfinite(sizes[t]):
+            raise UserError(f"the warm-up left the finite numbers at level {t}: the model has diverged")
     return sizes
 
 

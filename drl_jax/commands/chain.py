@@ -29,6 +29,7 @@ from drl_jax.config.scoring import (
     metric_names,
     protocol_lines,
     read_reference,
+    warn_of_singular_covariances,
 )
 from drl_jax.core.levels import diffuse_to
 from drl_jax.core.randomness import example_keys, fold_in, standard_normal
@@ -279,6 +280,7 @@ def _scores(
     reference: Mapping[str, FeatureSet],
 ) -> Scores:
     features = {each.name: scores.accumulate([each.extract(examples)]) for each in extractors}
+    warn_of_singular_covariances(metrics, features)
     return scores.compute_scores(metrics, features, reference)
 
 

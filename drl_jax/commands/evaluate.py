@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -24,13 +24,14 @@ from drl_jax.config.scoring import (
     metric_names,
     protocol_lines,
     read_reference,
+    warn_of_singular_covariances,
 )
 from drl_jax.core.model import Model
 from drl_jax.errors import UserError
 from drl_jax.evaluation import scores
 from drl_jax.evaluation.preview import save_densities
 from drl_jax.evaluation.reference import short_hash
-from drl_jax.evaluation.scores import TOTAL_VARIATION, FeatureSet
+from drl_jax.evaluation.scores import TOTAL_VARIATION
 from drl_jax.evaluation.store import SampleStore, draw_missing, read_samples
 from drl_jax.ownership import owned
 from drl_jax.parallel.consensus import barrier, on_process_0, together
@@ -101,7 +102,7 @@ def evaluate(
             if jax.process_index() == 0:
                 save_densities(densities, folder / "model")
         if jax.process_index() == 0:
-            _warn_of_singular_covariances(metrics, samples.features)
+            warn_of_singular_covariances(metrics, samples.features)
             values |= scores.compute_scores(metrics, samples.features, reference.compared())
             versions, machine = provenance.versions(), provenance.machine()
             drawn = {
@@ -152,19 +153,6 @@ def _identity(config: Config, model: Model) -> dict[str, Any]:
         "jax": jax.__version__,
         "device": jax.devices()[0].device_kind,
     }
-
-
-def _warn_of_singular_covariances(metrics: Sequence[str], samples: Mapping[str, FeatureSet]) -> None:
-    for name in filter(scores.is_frechet, metrics):
-        moments = samples[scores.extractor_of(name)].moments
-        if moments.is_singular:
-            _logger.warning(
-                "%d samples have a singular covariance in the %d dimensions of %s: their distance is finite, "
-                "and far above that of more samples",
-                moments.size,
-                len(moments.mean),
-                name,
-            )
 
 
 def _with_earlier(file: epath.Path, result: dict[str, Any]) -> dict[str, Any]:

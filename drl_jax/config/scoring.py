@@ -1,5 +1,6 @@
-"""What `train`, `evaluate` and `baseline` share: metrics, extractors, reference and protocol of a config."""
+"""What all commands that score share: metrics, extractors, reference and protocol of a config."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,8 +14,11 @@ from drl_jax.evaluation.evaluator import Evaluator
 from drl_jax.evaluation.features import FeatureExtractor
 from drl_jax.evaluation.preview import Kind, make_kind
 from drl_jax.evaluation.reference import Reference
+from drl_jax.evaluation.scores import FeatureSet
 from drl_jax.parallel.mesh import Placement
 from drl_jax.parallel.sampler import ShardedSampler
+
+_logger = logging.getLogger(__name__)
 
 
 def metric_names(config: Config, *, needs_samples: bool = True) -> list[str]:
@@ -163,6 +167,25 @@ def about_data(config: Config, source: Source, reference: Reference) -> dict[str
     compared = {f"examples_in_{name}": features.size for name, features in reference.compared().items()}
     damaged = {"damaged_and_replaced": reference.skipped} if config.data.skip_damaged else {}
     return {**data, "count": len(source), "sha256": reference.sha256, **damaged, **compared}
+
+
+def warn_of_singular_covariances(metrics: Sequence[str], samples: Mapping[str, FeatureSet]) -> None:
+    """Warns of Fréchet distances of so few samples that their covariance is singular.
+
+    Args:
+      metrics: names of metrics.
+      samples: the samples' features, by extractor.
+    """
+    for name in filter(scores.is_frechet, metrics):
+        moments = samples[scores.extractor_of(name)].moments
+        if moments.is_singular:
+            _logger.warning(
+                "%d samples have a singular covariance in the %d dimensions of %s: their distance is finite, "
+                "and far above that of more samples",
+                moments.size,
+                len(moments.mean),
+                name,
+            )
 
 
 def protocol_lines(protocol: Mapping[str, Mapping[str, Any]], code: Mapping[str, Any]) -> list[str]:
