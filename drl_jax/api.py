@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -142,16 +142,13 @@ def _find_run(workdir: epath.Path, overrides: Mapping[str, str]) -> Found:
     return Found(config, workdir, load)
 
 
-ChainTarget = Literal["levels", "recovery", "marginal"]
-
-
 @dataclass(frozen=True)
 class ChainSettings:
     """What `TrainedModel.run_chain` is asked for; see there."""
 
     steps: tuple[int, ...]
-    method: chains.Method
-    target: ChainTarget
+    method: str
+    target: str
     level: int | None
     group: int
     step_size: float | None
@@ -162,8 +159,8 @@ class ChainSettings:
     def check(self, n: int, num_levels: int) -> None:
         """Raises UserError if the settings are not possible for n chains on a model of so many levels."""
         for name, value, possible in (
-            ("method", self.method, get_args(chains.Method)),
-            ("target", self.target, get_args(ChainTarget)),
+            ("method", self.method, chains.METHODS),
+            ("target", self.target, ("levels", *get_args(chains.Target))),
         ):
             if value not in possible:
                 raise UserError(f"{name}={value!r} is not possible: it must be one of {', '.join(possible)}")
@@ -549,8 +546,8 @@ class TrainedModel:
         n: int = 16,
         *,
         steps: int | Sequence[int] = 1000,
-        method: chains.Method = "langevin",
-        target: ChainTarget = "levels",
+        method: str = "langevin",
+        target: str = "levels",
         level: int | None = None,
         x: Array | None = None,
         group: int = 1,

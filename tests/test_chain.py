@@ -1,6 +1,7 @@
-"""Long chains on the model that ships: the method `run_chain`, and the command `chain`."""
+"""Long chains: the method `run_chain`, and the command `chain`."""
 
 import json
+from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +13,7 @@ import drl_jax
 from drl_jax import api
 from drl_jax.commands.chain import chain
 from drl_jax.config.options import Chain
+from drl_jax.core.levels import make_levels
 from drl_jax.core.model import Model
 from drl_jax.errors import UserError
 from drl_jax.main import main
@@ -20,15 +22,38 @@ from drl_jax.parallel.preemption import Stop, Stopped
 IMAGES = np.zeros((2, 8, 8, 1), np.uint8)
 
 
+class Normal(nn.Module):
+    """N(0, ⅛) of every pixel, at every level; quick to compile."""
+
+    @nn.compact
+    def __call__(self, y, t):
+        temperature = jnp.asarray(make_levels(6, b_squared=1e-3).temperature, jnp.float32)
+        return -4 * temperature[t] * jnp.sum(y**2, axis=(1, 2, 3))
+
+
+class Broken(nn.Module):
+    """Infinite at level 1 alone."""
+
+    @nn.compact
+    def __call__(self, y, t):
+        return jnp.where(t == 1, jnp.inf, 0.0) * jnp.sum(y**2, axis=(1, 2, 3))
+
+
+def load(network: nn.Module, **overrides: str) -> api.TrainedModel:
+    """The model of digits that ships, with another network."""
+    shipped = drl_jax.load("digits", overrides=overrides)
+    return replace(shipped, model=Model(network, shipped.parts.levels, params={}, spectral={}))
+
+
 @pytest.fixture(scope="module")
 def model() -> api.TrainedModel:
-    return drl_jax.load("digits")
+    return load(Normal())
 
 
 def test_a_chain_depends_on_its_key_alone_and_not_on_the_number_of_chains(model):
-    # Four devices; the step sizes are adapted by other chains.
-    few, many = (model.run_chain(3, n, steps=(6, 13), method="mala", warmup=3) for n in (2, 5))
-    assert many.examples.shape == many.states.shape == (2, 5, 8, 8, 1)
+    # On four devices, so one chain or two are added to fill them. The step sizes are adapted by other chains.
+    few, many = (model.run_chain(3, n, steps=(6, 13), method="mala", warmup=3) for n in (2, 3))
+    assert many.examples.shape == many.states.shape == (2, 3, 8, 8, 1)
     assert many.examples.dtype == np.uint8
     np.testing.assert_allclose(few.states, many.states[:, :2], rtol=1e-3, atol=1e-3)
     assert [row.step_size for row in few.diagnostics] == [row.step_size for row in many.diagnostics]
@@ -86,14 +111,6 @@ def test_a_mistake_is_one_clear_error(mistake, model):
     assert "\n" not in str(error.value)
 
 
-class Broken(nn.Module):
-    """Infinite at level 1 alone."""
-
-    @nn.compact
-    def __call__(self, y, t):
-        return jnp.where(t == 1, jnp.inf, 0.0) * jnp.sum(y**2, axis=(1, 2, 3))
-
-
 @pytest.mark.parametrize(
     "settings",
     [
@@ -103,16 +120,14 @@ class Broken(nn.Module):
         {"steps": 2, "target": "recovery", "level": 2, "x": IMAGES},  # on its way to examples
     ],
 )
-def test_chains_that_leave_the_finite_numbers_are_not_returned(settings, model):
-    arrays = Model(Broken(), model.parts.levels, params={}, spectral={})
-    broken = api.TrainedModel("broken", model.config, model.parts, arrays, model.about)
+def test_chains_that_leave_the_finite_numbers_are_not_returned(settings):
     with pytest.raises(UserError, match="2 of 2 chains left the finite numbers, at level 1, step 0"):
-        broken.run_chain(0, 2, **settings)
+        load(Broken()).run_chain(0, 2, **settings)
 
 
-def test_a_stopped_command_goes_on_where_it_was(tmp_path, model):
+def test_a_stopped_command_goes_on_where_it_was(tmp_path):
     # Without scores; the signal comes in the first part, and again later.
-    config = drl_jax.load("digits", overrides={"evaluation.metrics": "none"})
+    config = load(Normal(), **{"evaluation.metrics": "none"})
     options = Chain(method="hmc", steps=(8, 19), chains=3, warmup=3, leapfrog_steps=2)
     whole, folder = epath.Path(tmp_path / "whole"), epath.Path(tmp_path / "stopped")
     chain(config, options, whole, Stop())
@@ -144,30 +159,39 @@ def test_a_stopped_command_goes_on_where_it_was(tmp_path, model):
     assert not (folder / "chain_unfinished.npz").exists()
 
 
-def test_the_command_writes_scores_of_chains_beside_those_of_samples(tmp_path, capfd):
-    flags = ["--model=digits", f"--output={tmp_path}", "--chains=70", "--steps=2,5", "--target=recovery"]
-    flags += ["--level=0", "--start=data", "--group=2", "--config.evaluation.metrics=frechet_pixels"]
-    assert main(["chain", *flags]) == 0
-    printed = capfd.readouterr().out
+def test_the_command_writes_scores_of_chains_beside_those_of_samples(tmp_path, caplog):
+    model = load(Normal(), **{"evaluation.metrics": "frechet_pixels"})
+    options = Chain(target="recovery", level=0, start="data", steps=(2, 5), chains=70, group=2)
+    with caplog.at_level("INFO", "drl_jax"):
+        chain(model, options, epath.Path(tmp_path), Stop())
     result = json.loads((tmp_path / "chain.json").read_text())
     assert set(result["scores"]) == {"2", "5", "samples", "data_vs_data"}
-    # Chains that begin at data, and hardly move, are nearer to data than the samples are.
-    assert result["scores"]["5"]["frechet_pixels"] < result["scores"]["samples"]["frechet_pixels"]
-    assert "frechet_pixels is at most 1.5 × that of samples after 2, 5 steps" in printed
-    assert "data against data" in printed
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "chain.npz",
-        "chain.json",
-        "chain.png",
-        "chain_plots.png",
-    }
+    # These chains begin at data and hardly move; the samples are noise.
+    distances = [result["scores"][name]["frechet_pixels"] for name in ("5", "samples")]
+    assert 3 * distances[0] < distances[1]
+    assert "frechet_pixels is at most 1.5 × that of samples after 2, 5 steps" in caplog.text
+    assert "data against data" in caplog.text
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"chain.npz", "chain.json", "chain.png", "chain_plots.png"}
     with np.load(tmp_path / "chain.npz") as file:
         assert file["examples"].shape == (2, 70, 8, 8, 1)
         assert file["trace_energy"].shape == (5, 70)
-    assert main(["chain", *flags[:4], "--start=noise"]) == 1
-    assert "--start=noise is of --target=recovery or marginal" in capfd.readouterr().err
-    assert main(["chain", *flags[:3], "--steps=9,9"]) == 1
-    assert (
-        "--steps=(9, 9) is not possible: it must be whole numbers of at least 1 that"
-        in capfd.readouterr().err
-    )
+        # The two chains of a group begin at one digit, and two groups at two.
+        x = api.to_unit(file["examples"][0])
+    assert np.abs(x[0] - x[1]).mean() < 0.5 * np.abs(x[0] - x[2]).mean()
+
+
+def test_a_wrong_flag_is_one_line(capfd):
+    for flags, expected in (
+        (["--start=noise"], "--start=noise is of --target=recovery or marginal"),
+        (
+            ["--steps=9,9"],
+            "--steps=(9, 9) is not possible: it must be whole numbers of at least 1 that increase",
+        ),
+        (["--steps=5"], "steps=5 is not possible: it must be a whole number of at least 6"),
+        (["--method=gibbs"], "--method='gibbs' is not possible: it must be one of langevin, mala, hmc, nuts"),
+    ):
+        assert main(["chain", "--model=digits", *flags]) == 1
+        error = capfd.readouterr().err
+        assert expected in error
+        assert error.count("\n") == 1

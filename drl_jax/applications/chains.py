@@ -27,7 +27,7 @@ from drl_jax.core.transition import Transition
 from drl_jax.core.types import Batch, Keys, Level, LogDensity, Network, PerExample
 from drl_jax.errors import UserError
 
-Method = Literal["langevin", "mala", "hmc", "nuts"]
+METHODS = ("langevin", "mala", "hmc", "nuts")
 Target = Literal["recovery", "marginal"]
 
 NUM_PROJECTIONS = 4  # of a position, on fixed random directions
@@ -43,14 +43,15 @@ class Kernel(NamedTuple):
     """How a chain moves.
 
     Attributes:
-      method: Langevin and MALA as in `drl_jax.core.mcmc`; HMC and NUTS of blackjax, with unit mass.
+      method: one of `METHODS`: Langevin and MALA of `drl_jax.core.mcmc`, HMC and NUTS of blackjax with unit
+        mass.
       noise_scale: η of Langevin.
       step_range: of MALA, the largest squared step divided by the smallest.
       leapfrog_steps: of a step of HMC.
       max_doublings: of NUTS, whose trajectories have fewer than 2^max_doublings leapfrog steps.
     """
 
-    method: Method
+    method: str
     noise_scale: float = 1.0
     step_range: float = 1.0
     leapfrog_steps: int = 5
