@@ -160,6 +160,9 @@ def make_density(f: Network, levels: Levels, target: Target) -> Density:
       f: the network.
       levels: the noise levels.
       target: which of the two.
+
+    Returns:
+      (t, x_{t+1}) -> the log-density of y_t.
     """
     if target == "recovery":
         return lambda t, x_next: energy.recovery(f, levels, t, x_next)
@@ -167,7 +170,14 @@ def make_density(f: Network, levels: Levels, target: Target) -> Density:
 
 
 def directions(shape: tuple[int, ...]) -> np.ndarray:
-    """Returns the fixed directions on which positions are projected: unit vectors [size, NUM_PROJECTIONS]."""
+    """Makes the fixed random directions on which positions are projected.
+
+    Args:
+      shape: of one position.
+
+    Returns:
+      Unit vectors [size, NUM_PROJECTIONS].
+    """
     drawn = np.random.default_rng(0).standard_normal((math.prod(shape), NUM_PROJECTIONS))
     return (drawn / np.linalg.norm(drawn, axis=0)).astype(np.float32)
 
@@ -320,7 +330,15 @@ class Leg(NamedTuple):
 
 
 def one_level(level: int, snapshots: Sequence[int]) -> list[Leg]:
-    """Returns the legs of a chain at one level, whose states after these numbers of steps are wanted."""
+    """Plans chains at one level.
+
+    Args:
+      level: t.
+      snapshots: after how many steps the chains are wanted.
+
+    Returns:
+      One leg for each.
+    """
     return [
         Leg(i, level, first, last - first)
         for i, (first, last) in enumerate(zip((0, *snapshots), snapshots, strict=False))
@@ -328,9 +346,14 @@ def one_level(level: int, snapshots: Sequence[int]) -> list[Leg]:
 
 
 def all_levels(num_levels: int, snapshots: Sequence[int]) -> list[Leg]:
-    """Returns the legs of descents from x_T to x_0, one for each total number of steps.
+    """Plans descents from x_T to x_0, whose steps are spread over the levels.
 
-    The steps are spread over the levels. What does not divide goes to the lowest ones.
+    Args:
+      num_levels: T.
+      snapshots: the total number of steps of each descent. What does not divide goes to the lowest levels.
+
+    Returns:
+      T legs for each descent.
     """
     return [
         Leg(i, t, 0, total // num_levels + (t < total % num_levels))
@@ -412,6 +435,9 @@ def begin(run: Run, leg: int = 0, x_next: Batch | None = None) -> Position:
       run: the chains.
       leg: the number of the leg.
       x_next: x_{t+1} of the leg. Default: the run's start.
+
+    Returns:
+      The position.
     """
     x_next = run.start if x_next is None else x_next
     is_marginal = run.target == "marginal"
@@ -426,8 +452,8 @@ def continue_run(run: Run, position: Position) -> Iterator[Part]:
       run: the chains.
       position: where they are.
 
-    Yields:
-      The parts, until the last leg ends.
+    Returns:
+      An iterator that runs one part after the other, until the last leg ends.
 
     Raises:
       UserError: chains left the finite numbers.
@@ -525,6 +551,9 @@ def join(parts: Sequence[tuple[int, int, Point]]) -> Trace:
 
     Args:
       parts: (number of the leg, steps that are done at its level, the point).
+
+    Returns:
+      The trace.
     """
     numbers, steps, points = zip(*parts, strict=True)
     log_density, acceptance, displacement, projections = map(np.stack, zip(*points, strict=True))
@@ -558,7 +587,15 @@ class Diagnostics(NamedTuple):
 
 
 def diagnose(run: Run, trace: Trace) -> list[Diagnostics]:
-    """Computes the diagnostics of each leg that the trace has."""
+    """Computes the diagnostics of each leg.
+
+    Args:
+      run: the chains.
+      trace: all points of the legs.
+
+    Returns:
+      One for each leg that the trace has.
+    """
     rows = []
     for number in np.unique(trace.leg).tolist():
         leg, part = run.legs[number], trace.of_leg(number)
@@ -635,5 +672,12 @@ def warm_up(
 
 
 def pilot_keys(keys: Keys) -> Keys:
-    """Makes the keys of the warm-up from those of the first chains, which use others."""
+    """Makes the keys of the warm-up.
+
+    Args:
+      keys: of chains.
+
+    Returns:
+      Keys [batch] that those chains do not use.
+    """
     return fold_in(keys, _WARMUP)
