@@ -334,7 +334,7 @@ class TrainedModel:
         return 1.0 if density is None else max(map(abs, density.box))
 
     def estimate_log_z(
-        self, key: Key, level: int = 0, *, chains: int = 64, steps: int = 1000, leapfrog: int = 5
+        self, key: Key, level: int = 0, *, chains: int = 64, steps: int = 1000, leapfrog_steps: int = 5
     ) -> Sandwich:
         """Estimates log Z of a level by annealed importance sampling, from both sides, on all devices.
 
@@ -345,7 +345,7 @@ class TrainedModel:
           level: t, 0 … T − 1.
           chains: how many, at least 16.
           steps: from a normal distribution to the density; the reverse run has half as many more.
-          leapfrog: steps of a transition of HMC.
+          leapfrog_steps: steps of a transition of HMC.
 
         Returns:
           Both estimates. Its `log_z` is None if they do not bracket log Z, and `doubt` says why.
@@ -354,13 +354,17 @@ class TrainedModel:
           UserError: the input is not right, or the model's chains left the finite numbers.
         """
         t = self._level(level, 0, self.num_levels - 1)
-        for name, value, low in (("chains", chains, 16), ("steps", steps, 1), ("leapfrog", leapfrog, 1)):
+        for name, value, low in (
+            ("chains", chains, 16),
+            ("steps", steps, 1),
+            ("leapfrog_steps", leapfrog_steps, 1),
+        ):
             _check_count(value, low, name)
-        return self.annealer(key, chains=chains, steps=steps, leapfrog=leapfrog).run(t)
+        return self.annealer(key, chains=chains, steps=steps, leapfrog_steps=leapfrog_steps).run(t)
 
-    def annealer(self, key: Key, *, chains: int, steps: int, leapfrog: int) -> Annealer:
+    def annealer(self, key: Key, *, chains: int, steps: int, leapfrog_steps: int) -> Annealer:
         """Makes what `estimate_log_z` runs, for runs in parts; the arguments are the same."""
-        settings = Settings(chains=chains, steps=steps, leapfrog=leapfrog, reach=self.reach)
+        settings = Settings(chains=chains, steps=steps, leapfrog_steps=leapfrog_steps, reach=self.reach)
         return Annealer(self.model, self.parts.transition, self.parts.shape, _key(key), settings)
 
     def score(self, x: Array, level: int) -> np.ndarray:

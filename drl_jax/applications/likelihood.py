@@ -189,7 +189,7 @@ def _move(
     y: Batch,
     beta: Scalar,
     step_size: Scalar,
-    num_leapfrog: int,
+    leapfrog_steps: int,
 ) -> tuple[Batch, PerExample]:
     """One transition of HMC that leaves p_β inside of the box invariant: (position, acceptance rate)."""
     import blackjax  # it takes a second, and `drl_jax` is imported without it
@@ -204,7 +204,7 @@ def _move(
     def of_chain(key: jax.Array, y: Example) -> tuple[Example, Scalar]:
         start = blackjax.hmc.init(y, log_p_beta)
         variance = normal.deviation.ravel() ** 2
-        after, info = kernel(key, start, log_p_beta, step_size, variance, num_leapfrog)
+        after, info = kernel(key, start, log_p_beta, step_size, variance, leapfrog_steps)
         return after.position, jnp.nan_to_num(info.acceptance_rate)
 
     return jax.vmap(of_chain)(keys, y)
@@ -218,7 +218,7 @@ def explore(
     num_steps: int,
     *,
     first: int | jax.Array = 0,
-    num_leapfrog: int = 5,
+    leapfrog_steps: int = 5,
 ) -> tuple[Explorer, Path]:
     """Looks for β and step sizes, in a run from the normal distribution to the density.
 
@@ -232,7 +232,7 @@ def explore(
       explorer: where the chains are; at first what `begin` makes.
       num_steps: of this part of the run. Steps after β = 1 stay there.
       first: the number of the first step in the whole run.
-      num_leapfrog: leapfrog steps of a transition.
+      leapfrog_steps: leapfrog steps of a transition.
 
     Returns:
       (the explorer; β and the step size after each step). The run is at its end when its β is 1.
@@ -246,7 +246,7 @@ def explore(
         spread = jnp.std(log_density(y) - normal.log_density(y))
         beta = jnp.minimum(1.0, beta + SPACING / spread)
         size = jnp.exp(log_step_size)
-        y, acceptance = _move(fold_in(keys, k), log_density, normal, y, beta, size, num_leapfrog)
+        y, acceptance = _move(fold_in(keys, k), log_density, normal, y, beta, size, leapfrog_steps)
         log_step_size = log_step_size + _GAIN * (jnp.mean(acceptance) - TARGET_ACCEPTANCE)
         return Explorer(y, beta, log_step_size), Path(beta, size)
 
@@ -275,7 +275,7 @@ def anneal(
     path: Path,
     *,
     first: int | jax.Array = 0,
-    num_leapfrog: int = 5,
+    leapfrog_steps: int = 5,
 ) -> tuple[Chains, PerStep]:
     """Moves chains along a path, and weighs them.
 
@@ -291,7 +291,7 @@ def anneal(
       chains: where they begin, with log-weight 0 at first.
       path: β and step sizes, up or down; β at index 0 is where the chains are.
       first: the number of the first step in the whole run.
-      num_leapfrog: leapfrog steps of a transition.
+      leapfrog_steps: leapfrog steps of a transition.
 
     Returns:
       (the chains; the mean acceptance of each step).
@@ -303,7 +303,7 @@ def anneal(
         k, before, beta, step_size = inputs
         y, log_weight = chains
         log_weight = log_weight + (beta - before) * (log_density(y) - normal.log_density(y))
-        y, acceptance = _move(fold_in(keys, k), log_density, normal, y, beta, step_size, num_leapfrog)
+        y, acceptance = _move(fold_in(keys, k), log_density, normal, y, beta, step_size, leapfrog_steps)
         return Chains(y, log_weight), acceptance
 
     numbers = first + jnp.arange(len(path.betas) - 1)

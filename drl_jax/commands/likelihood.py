@@ -59,7 +59,7 @@ def likelihood(model: TrainedModel, options: Likelihood, output: epath.Path, sto
         raise UserError(f"--levels={last} is not possible: the model has levels 0 to {model.num_levels - 1}")
     examples, about_data = _read_data(model, options)
     annealer = model.annealer(
-        options.seed, chains=options.chains, steps=options.steps, leapfrog=options.leapfrog
+        options.seed, chains=options.chains, steps=options.steps, leapfrog_steps=options.leapfrog_steps
     )
     identity, folder = _identity(model, options), output / FOLDER
     found: dict[str, Any] = {}
@@ -101,7 +101,7 @@ def _identity(model: TrainedModel, options: Likelihood) -> dict[str, Any]:
         "version": _VERSION,
         "weights_sha256": sha256(model.model),
         **{key: value for key, value in settings.items() if key.startswith(("levels.", "sampler."))},
-        **{name: getattr(options, name) for name in ("chains", "steps", "leapfrog", "seed")},
+        **{name: getattr(options, name) for name in ("chains", "steps", "leapfrog_steps", "seed")},
         "reach": model.reach,
         "jax": jax.__version__,
         "device": jax.devices()[0].device_kind,

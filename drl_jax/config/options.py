@@ -51,7 +51,7 @@ class Likelihood:
     levels: Annotated[tuple[int, ...], _LEVELS, "whose log Z is estimated"] = (0,)
     chains: Annotated[int, at_least(16), "of annealed importance sampling"] = 64
     steps: Annotated[int, at_least(1), "from a normal distribution to the density"] = 1000
-    leapfrog: Annotated[int, at_least(1), "steps of a transition of HMC"] = 5
+    leapfrog_steps: Annotated[int, at_least(1), "steps of a transition of HMC"] = 5
     examples: Annotated[int, at_least(2), "of the data, at most, whose density is computed"] = 1000
     split: Annotated[str | None, "of the data; else `test`, or the one of the config if there is none"] = None
     seed: Annotated[int, SEED, "of all chains, and of the noise of the data"] = 0

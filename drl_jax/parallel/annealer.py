@@ -33,13 +33,13 @@ class Settings(NamedTuple):
       chains: how many.
       steps: from the normal distribution to the density; the reverse run has half as many more, which stay at
         the density, because it begins with draws that follow it only approximately.
-      leapfrog: steps of a transition of HMC.
+      leapfrog_steps: steps of a transition of HMC.
       reach: the data are in [-reach, reach].
     """
 
     chains: int = 64
     steps: int = 1000
-    leapfrog: int = 5
+    leapfrog_steps: int = 5
     reach: float = 1.0
 
 
@@ -244,7 +244,7 @@ class Annealer:
             self._normal(t, progress),
             explorer,
             np.int32(len(progress.betas) - 1),
-            num_leapfrog=self._settings.leapfrog,
+            leapfrog_steps=self._settings.leapfrog_steps,
         )
         return progress._replace(
             position=np.asarray(explorer.position),
@@ -271,7 +271,7 @@ class Annealer:
             Chains(self._placement.shard(side.position), self._placement.shard(side.log_weight)),
             jax.tree.map(lambda values: values[first : first + _PART + 1], path),
             np.int32(first),
-            num_leapfrog=self._settings.leapfrog,
+            leapfrog_steps=self._settings.leapfrog_steps,
         )
         position, log_weight = (np.asarray(array) for array in chains)
         return Side(position, log_weight, np.asarray(first + _PART), np.asarray(acceptance.mean()))
@@ -293,15 +293,17 @@ def _draw(keys, model: Model, transition: Transition, shape: tuple[int, ...], t:
     return synthesize(keys, model.bind(), model.levels, transition, shape, record_at=[t])[1][0]
 
 
-@partial(jax.jit, static_argnames="num_leapfrog")
-def _explore(keys, model: Model, t, normal: Normal, explorer: Explorer, first, *, num_leapfrog: int):
+@partial(jax.jit, static_argnames="leapfrog_steps")
+def _explore(keys, model: Model, t, normal: Normal, explorer: Explorer, first, *, leapfrog_steps: int):
     log_density = _log_density(model, t)
     return likelihood.explore(
-        keys, log_density, normal, explorer, _PART, first=first, num_leapfrog=num_leapfrog
+        keys, log_density, normal, explorer, _PART, first=first, leapfrog_steps=leapfrog_steps
     )
 
 
-@partial(jax.jit, static_argnames="num_leapfrog")
-def _anneal(keys, model: Model, t, normal: Normal, chains: Chains, path: Path, first, *, num_leapfrog: int):
+@partial(jax.jit, static_argnames="leapfrog_steps")
+def _anneal(keys, model: Model, t, normal: Normal, chains: Chains, path: Path, first, *, leapfrog_steps: int):
     log_density = _log_density(model, t)
-    return likelihood.anneal(keys, log_density, normal, chains, path, first=first, num_leapfrog=num_leapfrog)
+    return likelihood.anneal(
+        keys, log_density, normal, chains, path, first=first, leapfrog_steps=leapfrog_steps
+    )

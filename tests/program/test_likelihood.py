@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -138,7 +139,7 @@ class Finished(Annealer):
 
     def start(self, t):
         side = Side(*(np.zeros(()) for _ in Side._fields))
-        own = {name: np.zeros(1) for name in Progress._fields}
+        own: dict[str, Any] = {name: np.zeros(1) for name in Progress._fields}
         return Progress(**own | {"forward": side, "reverse": side})
 
     def advance(self, t, progress):
