@@ -190,7 +190,7 @@ def _usage(about: Sequence[str]) -> str:
     for name in about:
         if name in APPLICATIONS:
             return (
-                f"usage: drl-jax {name} --model=MODEL [--OPTION=VALUE ...]: {APPLICATIONS[name]}\n\n"
+                f"usage: drl-jax {name} --model=MODEL [--OPTION=VALUE ...]\n\n{APPLICATIONS[name]}\n\n"
                 f"{options.usage(name)}\n"
             )
     listed = lambda texts: "\n".join(f"  {name:<11} {text}" for name, text in texts.items())

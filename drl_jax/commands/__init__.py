@@ -25,7 +25,7 @@ APPLICATIONS = {
     "inpaint": "draw completions of images of which a part is known",
     "likelihood": "estimate log Z of levels, and bits per dimension of the data",
     "detect": "tell other images from those of a model",
-    "chain": "run long Markov chains on the model, and measure how they mix and what becomes of samples",
+    "chain": "run long Markov chains, and measure how they mix and what becomes of samples",
 }
 NEED_WORKDIR = ("train", "sample", "evaluate", "export", "report")
 

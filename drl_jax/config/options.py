@@ -37,7 +37,7 @@ class Interpolate:
 class Inpaint:
     """Options of `inpaint`."""
 
-    images: Annotated[str, "what is completed: FILEs and numbers of examples of the data, with commas"] = "0"
+    images: Annotated[str, "FILEs and numbers of examples, with commas"] = "0"
     mask: Annotated[str | None, "an image file: white is known, black is drawn"] = None
     rectangle: Annotated[tuple[int, ...] | None, _RECTANGLE, "the part that is drawn"] = None
     count: Annotated[int, at_least(1), "completions of each"] = 8
@@ -61,7 +61,7 @@ class Likelihood:
 class Detect:
     """Options of `detect`."""
 
-    against: Annotated[str, "sets of images: made (all that are made), names and paths, with commas"] = "made"
+    against: Annotated[str, "sets of images: made, names and paths, with commas"] = "made"
     levels: Annotated[tuple[int, ...] | None, _LEVELS, "of the energies (all, or nine of many)"] = None
     count: Annotated[int, at_least(1), "images of each set, at most"] = 1000
     draws: Annotated[int, at_least(1), "of the noise of a level, for each image"] = 4
@@ -76,7 +76,7 @@ class Chain:
     method: Annotated[Literal["langevin", "mala", "hmc", "nuts"], "how the chains move"] = "langevin"
     target: Annotated[
         Literal["levels", "recovery", "marginal"],
-        "what they follow: all levels, one after the other, or a density of one level",
+        "all levels, one after the other, or a density of one",
     ] = "levels"
     level: Annotated[int | None, at_least(0), "t, of recovery or marginal"] = None
     steps: Annotated[tuple[int, ...], _INCREASING, "after how many steps the chains are measured"] = (
@@ -120,7 +120,7 @@ def usage(command: str) -> str:
     for name, key in keys(command).items():
         (meaning,) = (mark for mark in unwrap(hints[name])[1] if isinstance(mark, str))
         default = "" if key.default is None else f" ({_shown(key.default)})"
-        lines.append(f"  {f'--{name}={_form(name, key)}':<28} {meaning}{default}")
+        lines.append(f"  {f'--{name}={_form(name, key)}':<34} {meaning}{default}")
     return "\n".join(lines)
 
 

@@ -140,7 +140,7 @@ class Finished(Annealer):
     def start(self, t):
         side = Side(*(np.zeros(()) for _ in Side._fields))
         own: dict[str, Any] = {name: np.zeros(1) for name in Progress._fields}
-        return Progress(**own | {"forward": side, "reverse": side})
+        return Progress(**{**own, "forward": side, "reverse": side})
 
     def advance(self, t, progress):
         return None
