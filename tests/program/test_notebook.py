@@ -1,7 +1,11 @@
-"""The program in a notebook: in a cell of its own, and called in the kernel where JAX is in use already."""
+"""The program in a notebook: in a cell of its own, and called in the kernel where JAX is in use already.
+
+And the notebook of the documentation, from top to bottom.
+"""
 
 import os
 import sys
+from pathlib import Path
 
 import jax
 import nbformat
@@ -39,17 +43,31 @@ plt.scatter(*np.load("runs/kernel/samples.npz")["arr_0"].T);
 """
 
 
-@pytest.mark.filterwarnings("default")  # of the kernel's libraries
-def test_a_notebook(tmp_path, monkeypatch):
+DOCS = Path(__file__).parents[2] / "docs"
+PARAMETERS = {"STEPS = 6000": "STEPS = 30", "CHAINS = 1024": "CHAINS = 64"}  # as of the notebook; of the test
+
+pytestmark = pytest.mark.filterwarnings("default")  # of the kernel's libraries
+
+
+@pytest.fixture
+def execute(tmp_path, monkeypatch):
+    """A function that runs a notebook in an empty folder. It raises an error if a cell does."""
     monkeypatch.setenv("PATH", f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}")
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", jax.config.values["jax_compilation_cache_dir"])
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+
+    def execute(notebook):
+        NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+
+    return execute
+
+
+def test_a_notebook(execute):
     cells = CELLS.replace("FLAGS", repr(POINTS)).strip().split("\n---\n")
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    # Raises an error if a cell does.
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    execute(notebook)
     outputs = [cell["outputs"] for cell in notebook["cells"]]
 
     def printed(cell: int, stream: str = "stdout") -> str:
@@ -68,3 +86,26 @@ def test_a_notebook(tmp_path, monkeypatch):
     assert shown(6, "image/png")
     assert shown(7, "image/png")
     assert shown(8) == "True"
+
+
+def images(notebook):
+    """How many images each cell shows."""
+    outputs = [cell.get("outputs", []) for cell in notebook["cells"]]
+    return [sum("image/png" in each.get("data", {}) for each in shown) for shown in outputs]
+
+
+def test_the_notebook_of_the_docs(execute):
+    kept = nbformat.read(DOCS / "points.ipynb", as_version=4)
+    kinds = [each["output_type"] for cell in kept["cells"] for each in cell.get("outputs", [])]
+    assert "error" not in kinds
+    assert sum(images(kept)) == 2
+    notebook = nbformat.from_dict(kept)
+    for cell in notebook["cells"]:
+        for given, quick in PARAMETERS.items():
+            cell["source"] = cell["source"].replace(given, quick)
+    assert all(quick in notebook["cells"][1]["source"] for quick in PARAMETERS.values())
+    execute(notebook)
+    assert images(notebook) == images(kept)
+    printed = "".join(each.get("text", "") for cell in notebook["cells"] for each in cell.get("outputs", []))
+    assert "step 30/30" in printed
+    assert "bits per dimension" in printed
