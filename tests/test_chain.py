@@ -18,6 +18,7 @@ from drl_jax.core.model import Model
 from drl_jax.errors import UserError
 from drl_jax.main import main
 from drl_jax.parallel.preemption import Stop, Stopped
+from drl_jax.pixels import to_unit
 
 IMAGES = np.zeros((2, 8, 8, 1), np.uint8)
 
@@ -67,11 +68,11 @@ def test_chains_of_one_level_begin_at_given_examples_and_end_by_the_levels_below
     x = np.asarray([IMAGES[0], IMAGES[1] + 200])
     run = model.run_chain(0, 4, steps=(1, 3), target="recovery", level=2, x=x, group=2, step_size=1e-3)
     start = model.parts.levels.scale[2] * run.states[0]
-    np.testing.assert_allclose(start, np.repeat(api.to_unit(x), 2, axis=0), atol=2e-3)
+    np.testing.assert_allclose(start, np.repeat(to_unit(x), 2, axis=0), atol=2e-3)
     # The lower levels of `denoise` draw from the same keys.
     np.testing.assert_array_equal(run.examples[1], model.denoise(0, run.states[1], 2))
     marginal = model.run_chain(0, 2, steps=1, target="marginal", level=0, x=x, step_size=1e-3)
-    np.testing.assert_allclose(marginal.states[0], api.to_unit(x), atol=1e-3)
+    np.testing.assert_allclose(marginal.states[0], to_unit(x), atol=1e-3)
 
 
 MISTAKES = {
@@ -177,7 +178,7 @@ def test_the_command_writes_scores_of_chains_beside_those_of_samples(tmp_path, c
         assert file["examples"].shape == (2, 70, 8, 8, 1)
         assert file["trace_energy"].shape == (5, 70)
         # The two chains of a group begin at one digit, and two groups at two.
-        x = api.to_unit(file["examples"][0])
+        x = to_unit(file["examples"][0])
     assert np.abs(x[0] - x[1]).mean() < 0.5 * np.abs(x[0] - x[2]).mean()
 
 

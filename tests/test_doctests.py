@@ -13,7 +13,8 @@ from drl_jax import api
 PACKAGE = Path(drl_jax.__file__).parent
 MODULES = sorted(
     ".".join(("drl_jax", *file.relative_to(PACKAGE).with_suffix("").parts))
-    for file in [*(PACKAGE / "core").rglob("*.py"), PACKAGE / "api.py"]
+    for package in ("core", "api")
+    for file in (PACKAGE / package).rglob("*.py")
     if ">>> " in file.read_text()
 )
 

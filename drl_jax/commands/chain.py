@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from drl_jax import api, arrays, files
+from drl_jax import arrays, files
 from drl_jax.api import ChainSettings, TrainedModel
 from drl_jax.applications import chains
 from drl_jax.applications.chains import Diagnostics, Point, Position, Run
@@ -41,6 +41,7 @@ from drl_jax.evaluation.scores import FeatureSet, Scores
 from drl_jax.metrics import density_grid
 from drl_jax.parallel.mesh import place
 from drl_jax.parallel.preemption import Stop, Stopped
+from drl_jax.pixels import to_unit
 from drl_jax.report import images, provenance
 from drl_jax.report.chain_plots import save_chain_plots
 
@@ -187,7 +188,7 @@ def _start(model: TrainedModel, options: Chain, source: Opened | None) -> np.nda
         like = jax.ShapeDtypeStruct((rows, *model.parts.shape), jnp.float32)
         return np.asarray(standard_normal(keys, like))
     indices = np.random.default_rng(options.seed).permutation(len(source))[np.arange(rows) % len(source)]
-    x = api.to_unit(source.take(indices))
+    x = to_unit(source.take(indices))
     return np.asarray(diffuse_to(keys, jnp.asarray(x), jnp.full(rows, number), model.parts.levels))
 
 

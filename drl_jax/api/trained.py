@@ -1,204 +1,32 @@
-"""A trained model in Python: `drl_jax.load` gives it, its methods take and give arrays of the data's kind.
+"""A trained model: its methods take and give arrays of the data's kind."""
 
-Images are uint8 arrays [n, height, width, channels], 0 to 255. Floats are taken in the units of the model:
-data are in [-1, 1], and noisy examples go beyond. Points are floats [n, 2].
-"""
-
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import Any, NamedTuple, get_args
+from functools import cached_property
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 
-from drl_jax import files, pretrained
-from drl_jax.applications import chains, detection, inpainting, interpolation, likelihood
+from drl_jax.api import checks, programs
+from drl_jax.api.checks import Array, Key, check_count, random_key, whole_level
+from drl_jax.api.long_runs import ChainSettings, LongRun
+from drl_jax.api.programs import first_not_finite, on_all_devices
+from drl_jax.api.stored import stored_log_z
+from drl_jax.applications import chains, detection, likelihood
 from drl_jax.applications.likelihood import Sandwich
-from drl_jax.checkpoints import weights
-from drl_jax.checkpoints.digests import sha256
-from drl_jax.checkpoints.quiet import silence_orbax
-from drl_jax.config import resume, schema
-from drl_jax.config.build import Components, build, make_sampler
-from drl_jax.config.overrides import override
-from drl_jax.config.restore import load_model
+from drl_jax.config.build import Components, make_sampler
 from drl_jax.config.schema import Config
 from drl_jax.config.scoring import data_kind
-from drl_jax.core import energy
-from drl_jax.core.levels import extract
-from drl_jax.core.mcmc.base import value_and_gradient
 from drl_jax.core.model import Model
 from drl_jax.core.randomness import example_keys
-from drl_jax.core.synthesis import descend, synthesize
 from drl_jax.core.transition import Transition
 from drl_jax.errors import UserError
 from drl_jax.parallel.annealer import Annealer, Settings, bound_of
 from drl_jax.parallel.mesh import place
 from drl_jax.parallel.preemption import Stop
 from drl_jax.parallel.sampler import ShardedSampler, count_not_finite, is_finite
-from drl_jax.pixels import to_unit
-
-LIKELIHOOD_FILE = "likelihood.json"  # what `likelihood` writes beside a model
-_COUNTS = ("group", "warmup", "leapfrog_steps")  # of ChainSettings
-_MAX_ABS = 20.0  # of floats: noise stays far below, images of 0 to 255 do not
-
-Array = np.ndarray | jax.Array
-
-Key = int | jax.Array
-"""A seed, or a key of `jax.random.key`."""
-
-
-def load(
-    source: str | epath.PathLike, *, step: int | None = None, overrides: Mapping[str, str] | None = None
-) -> "TrainedModel":
-    """Loads a trained model.
-
-    Args:
-      source: the name of a model that ships ("digits"), the workdir of a run, or a file that `export` wrote.
-      step: the step of the checkpoint in a workdir. Default: the newest.
-      overrides: texts by key of the config, as on the command line: {"sampler.noise_scale": "1"}. What the
-        model was trained with cannot be changed.
-
-    Returns:
-      The model.
-
-    Raises:
-      UserError: there is no such model.
-
-    Example:
-      >>> import drl_jax
-      >>> model = drl_jax.load("digits")
-      >>> images = model.sample(0, 4)
-      >>> images.shape, images.dtype.name
-      ((4, 8, 8, 1), 'uint8')
-    """
-    texts = dict(overrides or {})
-    if step is not None:
-        texts["evaluation.step"] = str(step)
-    return find(str(source), texts).load()
-
-
-class Found(NamedTuple):
-    """A model that was found, before its weights are read.
-
-    Attributes:
-      config: how it was trained, with overrides.
-      workdir: of its run, if it is one.
-      load: reads the weights.
-    """
-
-    config: Config
-    workdir: epath.Path | None
-    load: Callable[[], "TrainedModel"]
-
-
-def find(source: str, overrides: Mapping[str, str]) -> Found:
-    """Finds a trained model. Uses no device yet.
-
-    Args:
-      source, overrides: as for `load`.
-
-    Raises:
-      UserError: there is no such model, or an override is not possible.
-    """
-    workdir = epath.Path(source).expanduser()
-    if files.exists(workdir / schema.FILE):
-        return _find_run(workdir.absolute(), overrides)
-    if "evaluation.step" in overrides:
-        raise UserError(
-            f"config.evaluation.step={overrides['evaluation.step']} is of a workdir, and {source} is none; "
-            "leave it out"
-        )
-    if workdir.is_dir():
-        raise UserError(f"{source!r} is no model: the folder holds no run, for it has no {schema.FILE}")
-    tree, about = weights.find(source)
-    values = schema.complete(about["config"], source)
-    config = schema.from_values(override(values, overrides, source), source)
-    resume.check_unchanged(about["config"], config, source)
-
-    def load() -> TrainedModel:
-        parts, arrays = build(config), jax.tree.map(jnp.asarray, tree)
-        model = Model(parts.network, parts.levels, arrays["params"], arrays["spectral"])
-        return TrainedModel(source, config, parts, model, about)
-
-    return Found(config, None, load)
-
-
-def _find_run(workdir: epath.Path, overrides: Mapping[str, str]) -> Found:
-    file = workdir / schema.FILE
-    values = override(schema.load_values(file), overrides, str(file))
-    config = schema.from_values(values, str(file))
-
-    def load() -> TrainedModel:
-        silence_orbax()
-        parts = build(config)
-        checkpoint, model = load_model(workdir, config, parts, place())
-        about = {"step": checkpoint.step, **checkpoint.record}
-        return TrainedModel(str(workdir), config, parts, model, about)
-
-    return Found(config, workdir, load)
-
-
-@dataclass(frozen=True)
-class ChainSettings:
-    """What `TrainedModel.run_chain` is asked for; see there."""
-
-    steps: tuple[int, ...]
-    method: str
-    target: str
-    level: int | None
-    group: int
-    step_size: float | None
-    acceptance: float
-    warmup: int
-    leapfrog_steps: int
-
-    def check(self, n: int, num_levels: int) -> None:
-        """Raises UserError if the settings are not possible for n chains on a model of so many levels."""
-        for name, value, possible in (
-            ("method", self.method, chains.METHODS),
-            ("target", self.target, ("levels", *get_args(chains.Target))),
-        ):
-            if value not in possible:
-                raise UserError(f"{name}={value!r} is not possible: it must be one of {', '.join(possible)}")
-        for name, count in (("n", n), *((name, getattr(self, name)) for name in _COUNTS)):
-            _check_count(count, 1, name)
-        least = num_levels if self.target == "levels" else 1
-        for before, count in zip((0, *self.steps), self.steps, strict=False):
-            _check_count(count, max(least, before + 1), "steps")
-        if not self.steps:
-            raise UserError("steps has no number; name one or more, which increase")
-        if n % self.group:
-            raise UserError(f"group={self.group} does not divide n={n} chains")
-        if self.step_size is not None and not 0 < self.step_size < np.inf:
-            raise UserError(f"step_size={self.step_size} is not possible: it must be above 0")
-        if not 0 < self.acceptance < 1:
-            raise UserError(f"acceptance={self.acceptance} is not possible: it must be between 0 and 1")
-        if self.target == "levels":
-            if self.level is not None or self.group > 1:
-                raise UserError("level and group are of target='recovery' or 'marginal'; leave them out")
-        elif self.level is None:
-            raise UserError(f"target={self.target!r} needs level=t, from 0 to {num_levels - 1}")
-
-
-class LongRun(NamedTuple):
-    """What `TrainedModel.run_chain` returns.
-
-    Attributes:
-      examples: x_0 after each number of steps [numbers, n, *shape], of the data's type. Chains at a level t
-        above 0 have states x_t, from which the levels below draw x_0.
-      states: x_t [numbers, n, *shape], floats in units of the model; t = 0 for all levels.
-      trace: energy, acceptance, displacement and projections of each chain against its steps.
-      diagnostics: for each leg: the way to the next number of steps, at one level.
-    """
-
-    examples: np.ndarray
-    states: np.ndarray
-    trace: chains.Trace
-    diagnostics: list[chains.Diagnostics]
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,13 +77,13 @@ class TrainedModel:
           >>> (model.sample(0, 2) == model.sample(0, 4)[:2]).all()
           np.True_
         """
-        _check_count(n, 1)
-        root = _key(key)
+        check_count(n, 1)
+        root = random_key(key)
         x = np.concatenate([x for x, _ in self._sampler.sample(self.model, n, key=root)])
 
         def again(transition: Transition) -> jax.Array:
             keys = example_keys(root, 1, int(np.argmin(is_finite(x))))
-            return _synthesize(keys, self.model, transition, self.parts.shape)
+            return programs.draw(keys, self.model, transition, self.parts.shape)
 
         return self._output(x, again)
 
@@ -307,9 +135,9 @@ class TrainedModel:
           True
         """
         value, _ = self._log_density_and_score(x, level)
-        log_z = self._stored_log_z(level) if log_z is None else log_z
+        log_z = stored_log_z(self.source, self.model, level) if log_z is None else log_z
         size, scale = np.prod(self.parts.shape), self.parts.levels.scale[level]
-        is_inside = np.asarray(likelihood.inside(self._input(x), self.bound(level)))
+        is_inside = np.asarray(likelihood.inside(checks.examples(x, self.parts.shape), self.bound(level)))
         return np.where(is_inside, value + size * np.log(scale) - log_z, -np.inf)
 
     def bound(self, level: int = 0) -> float:
@@ -324,7 +152,7 @@ class TrainedModel:
         Raises:
           UserError: there is no such level.
         """
-        t = self._level(level, 0, self.num_levels - 1)
+        t = whole_level(level, 0, self.num_levels - 1)
         return bound_of(self.parts.levels, t, self.reach) / float(self.parts.levels.scale[t])
 
     @property
@@ -353,19 +181,19 @@ class TrainedModel:
         Raises:
           UserError: the input is not right, or the model's chains left the finite numbers.
         """
-        t = self._level(level, 0, self.num_levels - 1)
+        t = whole_level(level, 0, self.num_levels - 1)
         for name, value, low in (
             ("chains", chains, 16),
             ("steps", steps, 1),
             ("leapfrog_steps", leapfrog_steps, 1),
         ):
-            _check_count(value, low, name)
+            check_count(value, low, name)
         return self.annealer(key, chains=chains, steps=steps, leapfrog_steps=leapfrog_steps).run(t)
 
     def annealer(self, key: Key, *, chains: int, steps: int, leapfrog_steps: int) -> Annealer:
         """Makes what `estimate_log_z` runs, for runs in parts; the arguments are the same."""
         settings = Settings(chains=chains, steps=steps, leapfrog_steps=leapfrog_steps, reach=self.reach)
-        return Annealer(self.model, self.parts.transition, self.parts.shape, _key(key), settings)
+        return Annealer(self.model, self.parts.transition, self.parts.shape, random_key(key), settings)
 
     def score(self, x: Array, level: int) -> np.ndarray:
         """Computes the gradient of log p_t(x) in x, in units of the model.
@@ -414,15 +242,15 @@ class TrainedModel:
           >>> bool(own.energy.max() < others.energy.min())
           True
         """
-        given, t = self._input(x), self._level(level, 0, self.num_levels - 1)
-        _check_count(n, 1)
-        root, parts = _key(key), []
+        given, t = checks.examples(x, self.parts.shape), whole_level(level, 0, self.num_levels - 1)
+        check_count(n, 1)
+        root, parts = random_key(key), []
         rows = min(len(given), self.config.evaluation.samples_per_device * jax.device_count())
         for first in range(0, len(given), rows):
             indices = jnp.minimum(first + jnp.arange(rows), len(given) - 1)  # the last row again and again
             keys = jax.vmap(jax.random.fold_in, (None, 0))(root, indices)
-            (keys, part), _ = _on_all_devices((keys, given[indices]))
-            parts.append(_statistics(keys, self.model, part, t, n))
+            (keys, part), _ = on_all_devices((keys, given[indices]))
+            parts.append(programs.statistics(keys, self.model, part, t, n))
         whole = (np.concatenate(field)[: len(given)] for field in zip(*parts, strict=True))
         return detection.Statistics(*whole)
 
@@ -455,9 +283,9 @@ class TrainedModel:
           >>> bool(abs(to_unit(denoised) - to_unit(images)).mean() < 0.2)
           True
         """
-        given, first = self._input(x), self._level(level, 1, self.num_levels)
-        rows, n = _on_all_devices((example_keys(_key(key), len(given)), given))
-        run = lambda transition: _descend(rows[0], self.model, transition, rows[1], first)[:n]
+        given, first = checks.examples(x, self.parts.shape), whole_level(level, 1, self.num_levels)
+        rows, n = on_all_devices((example_keys(random_key(key), len(given)), given))
+        run = lambda transition: programs.draw_from(rows[0], self.model, transition, rows[1], first)[:n]
         return self._output(np.asarray(run(self.parts.transition)), run)
 
     def interpolate(
@@ -490,19 +318,19 @@ class TrainedModel:
           >>> model.interpolate(0, 3, between=(zero, one), level=2).shape
           (3, 8, 8, 1)
         """
-        _check_count(n, 2)
-        root, (weights_of_y, _) = _key(key), _on_all_devices(jnp.linspace(0.0, 1.0, n))
+        check_count(n, 2)
+        root, (weights_of_y, _) = random_key(key), on_all_devices(jnp.linspace(0.0, 1.0, n))
         if between is None:
             if level is not None:
                 raise UserError(f"level={level} is for given examples; give between=(x, y) too")
-            run = lambda transition: _between_samples(
+            run = lambda transition: programs.between_samples(
                 root, self.model, transition, self.parts.shape, weights_of_y
             )[:n]
         else:
-            x, y = (self._input(np.asarray(each)[None]) for each in between)
+            x, y = (checks.examples(np.asarray(each)[None], self.parts.shape) for each in between)
             default = max(1, self.num_levels // 2)
-            first = self._level(default if level is None else level, 1, self.num_levels)
-            run = lambda transition: _between_examples(
+            first = whole_level(default if level is None else level, 1, self.num_levels)
+            run = lambda transition: programs.between_examples(
                 root, self.model, transition, x, y, weights_of_y, first
             )[:n]
         return self._output(np.asarray(run(self.parts.transition)), run)
@@ -532,13 +360,13 @@ class TrainedModel:
           >>> completions.shape, (completions[:, :4] == digit[:4]).all()
           ((3, 8, 8, 1), np.True_)
         """
-        _check_count(n, 1)
+        check_count(n, 1)
         x = np.asarray(x)
-        given, mask = self._input(x[None]), self._known(known)
-        keys = example_keys(_key(key), n)
+        given, mask = checks.examples(x[None], self.parts.shape), checks.mask(known, self.parts.shape)
+        keys = example_keys(random_key(key), n)
         masks = jnp.repeat(jnp.asarray(mask)[None], n, axis=0)
-        rows, _ = _on_all_devices((keys, jnp.repeat(given, n, axis=0), masks))
-        run = lambda transition: _inpaint(rows[0], self.model, transition, *rows[1:])[:n]
+        rows, _ = on_all_devices((keys, jnp.repeat(given, n, axis=0), masks))
+        run = lambda transition: programs.inpaint(rows[0], self.model, transition, *rows[1:])[:n]
         completed = self._output(np.asarray(run(self.parts.transition)), run)
         if x.dtype != completed.dtype:
             return completed
@@ -559,7 +387,7 @@ class TrainedModel:
         acceptance: float = 0.65,
         warmup: int = 200,
         leapfrog_steps: int = 5,
-    ) -> "LongRun":
+    ) -> LongRun:
         """Runs long chains on the densities of the model, and measures how they mix.
 
         The target "levels" descends through all levels: a total number of steps is spread over them, so each
@@ -617,7 +445,7 @@ class TrainedModel:
         self,
         key: Key,
         n: int,
-        settings: "ChainSettings",
+        settings: ChainSettings,
         x: Array | None = None,
         step_sizes: np.ndarray | None = None,
     ) -> chains.Run:
@@ -636,7 +464,7 @@ class TrainedModel:
         """
         num_levels, parts = self.num_levels, self.parts
         settings.check(n, num_levels)
-        root = _key(key)
+        root = random_key(key)
         keys, group = example_keys(root, n), settings.group
         if settings.level is None:
             if x is not None:
@@ -645,10 +473,10 @@ class TrainedModel:
             legs = chains.all_levels(num_levels, settings.steps)
         else:
             target = "marginal" if settings.target == "marginal" else "recovery"
-            level = self._level(settings.level, 0, num_levels - 1)
+            level = whole_level(settings.level, 0, num_levels - 1)
             first = level + (target == "recovery")
             legs = chains.one_level(level, settings.steps)
-        owners, _ = _on_all_devices(keys[::group])
+        owners, _ = on_all_devices(keys[::group])
         if x is None:
             draw = lambda transition: chains.synthesize_to(
                 owners, self.model, transition, parts.shape, first
@@ -656,11 +484,11 @@ class TrainedModel:
             given = draw(parts.transition)
             self._check_finite(np.asarray(given), draw)
         else:
-            given = self._input(x)
+            given = checks.examples(x, self.parts.shape)
             if len(given) != n // group:
                 raise UserError(f"x has {len(given)} rows; right is one for each of {n // group} groups")
         start = jnp.repeat(given, group, axis=0)
-        (keys, start), _ = _on_all_devices((keys, start))
+        (keys, start), _ = on_all_devices((keys, start))
         kernel = chains.Kernel(
             settings.method,
             noise_scale=self.config.sampler.noise_scale,
@@ -700,76 +528,19 @@ class TrainedModel:
         level = run.legs[-1].level
         if level == 0:
             return data_kind(self.config).to_examples(x)
-        (rows, _), n = _on_all_devices(jnp.asarray(x)), len(x)
-        again = lambda transition: _descend(run.keys, self.model, transition, rows, level)[:n]
+        (rows, _), n = on_all_devices(jnp.asarray(x)), len(x)
+        again = lambda transition: programs.draw_from(run.keys, self.model, transition, rows, level)[:n]
         return self._output(np.asarray(again(self.parts.transition)), again)
 
     def _log_density_and_score(self, x: Array, level: int) -> tuple[np.ndarray, np.ndarray]:
-        t = self._level(level, 0, self.num_levels - 1)
-        rows, n = _on_all_devices(self._input(x))
-        log_density, score = _log_density_and_score(self.model, rows, t)
+        t = whole_level(level, 0, self.num_levels - 1)
+        rows, n = on_all_devices(checks.examples(x, self.parts.shape))
+        log_density, score = programs.log_density_and_score(self.model, rows, t)
         return np.asarray(log_density)[:n], np.asarray(score)[:n]
-
-    def _stored_log_z(self, level: int) -> float:
-        folder = epath.Path(self.source).expanduser()
-        if self.source in pretrained.names():
-            folder = epath.Path(pretrained.weights_of(self.source)).parent
-        elif not folder.is_dir():
-            folder = folder.parent
-        command = f"drl-jax likelihood --model={self.source} --levels={level}"
-        unknown = f"log Z of level {level} is not known: run `{command}`, or give log_z"
-        try:
-            stored = json.loads((folder / LIKELIHOOD_FILE).read_text())
-            if stored["weights_sha256"] != sha256(self.model):
-                raise UserError(f"{folder / LIKELIHOOD_FILE} is of other weights, and {unknown}")
-            found = stored["levels"][str(level)]
-            log_z, doubt = found["log_z"], found["doubt"]
-        except (OSError, ValueError, KeyError, TypeError):
-            raise UserError(unknown) from None
-        if log_z is None:
-            raise UserError(f"log Z of level {level} is not known: {doubt} (from `{command}`)")
-        return log_z
 
     @cached_property
     def _sampler(self) -> ShardedSampler:
         return make_sampler(self.config, self.parts, place(), Stop())
-
-    def _input(self, x: Array) -> jax.Array:
-        """Examples in units of the model."""
-        x, shape = np.asarray(x), self.parts.shape
-        if x.shape[1:] != shape or not len(x):
-            rows = ", ".join(map(str, shape))
-            raise UserError(f"an array of shape {list(x.shape)} is not possible; right is [n, {rows}], n ≥ 1")
-        is_image = len(shape) > 1
-        if not np.issubdtype(x.dtype, np.floating) and not (is_image and x.dtype == np.uint8):
-            right = "uint8, 0 to 255, or floats, where data are in [-1, 1]" if is_image else "floats"
-            raise UserError(f"an array of {x.dtype} is not possible; right is {right}")
-        x = to_unit(x)
-        if not np.isfinite(x).all():
-            raise UserError("the array has numbers that are not finite")
-        if np.abs(x).max() > _MAX_ABS:
-            raise UserError(
-                f"floats up to {np.abs(x).max():g} are not possible: data are in [-1, 1]; bytes are uint8"
-            )
-        return jnp.asarray(x)
-
-    def _known(self, known: Array) -> np.ndarray:
-        known, shape = np.asarray(known), self.parts.shape
-        if known.dtype != bool:
-            raise UserError(f"known is of {known.dtype}; right is bool, true where the example is known")
-        if known.shape == shape[:-1] and len(shape) > 1:
-            known = known[..., None]
-        if known.shape not in (shape, (*shape[:-1], 1)):
-            raise UserError(f"known has the shape {list(known.shape)}; right is {list(shape)}")
-        known = np.broadcast_to(known, shape)
-        if known.all():
-            raise UserError("known is true everywhere: there is nothing to complete")
-        return known
-
-    def _level(self, level: int, low: int, high: int) -> int:
-        if isinstance(level, bool) or not isinstance(level, int | np.integer) or not low <= level <= high:
-            raise UserError(f"level={level} is not possible: it must be a whole number from {low} to {high}")
-        return int(level)
 
     def _output(self, x: np.ndarray, again: Callable[[Transition], jax.Array]) -> np.ndarray:
         """Examples of the data's type. Raises UserError if chains left the finite numbers, and says where."""
@@ -778,92 +549,8 @@ class TrainedModel:
 
     def _check_finite(self, x: np.ndarray, again: Callable[[Transition], jax.Array]) -> None:
         if broken := count_not_finite(x):
-            level, step = _first_not_finite(self.parts.transition, again)
+            level, step = first_not_finite(self.parts.transition, again)
             raise UserError(
                 f"{broken} of {len(x)} chains left the finite numbers, at level {level}, step {step}: the "
                 "model has diverged, or its step size is too large"
             )
-
-
-def _on_all_devices(rows: Any) -> tuple[Any, int]:
-    """(Arrays with the same rows, in equal parts on all devices; the number of rows).
-
-    The last row is repeated until the rows divide.
-    """
-    placement, n = place(), len(jax.tree.leaves(rows)[0])
-    indices = jnp.minimum(jnp.arange(n + -n % placement.num_devices), n - 1)
-    put = lambda array: jax.device_put(jnp.asarray(array)[indices], placement.batched)
-    return jax.tree.map(put, rows), n
-
-
-def _key(key: Key) -> jax.Array:
-    if isinstance(key, jax.Array):
-        if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.shape:
-            raise UserError("key is an array; right is a seed, or one key of jax.random.key")
-        return key
-    if isinstance(key, bool) or not isinstance(key, int | np.integer) or not 0 <= key < 2**31:
-        raise UserError(
-            f"key={key} is not possible: it must be a seed from 0 to {2**31 - 1}, or a key of JAX"
-        )
-    return jax.random.key(int(key))
-
-
-def _check_count(n: int, low: int, name: str = "n") -> None:
-    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < low:
-        raise UserError(f"{name}={n} is not possible: it must be a whole number of at least {low}")
-
-
-def _first_not_finite(transition: Transition, again: Callable[[Transition], jax.Array]) -> tuple[int, int]:
-    """(level, step) at which chains first leave the finite numbers, found by running them again."""
-    found: list[tuple[int, int]] = []
-
-    def note(t, is_finite) -> None:
-        if not is_finite.all():
-            found.append((int(t), int(np.argmin(is_finite.all(axis=1)))))
-
-    def watched(keys, f, levels, t, x_next):
-        x, info = transition(keys, f, levels, t, x_next)
-        is_finite = jnp.isfinite(info.log_density) & jnp.isfinite(info.displacement)
-        jax.debug.callback(note, t[0], is_finite)
-        return x, info
-
-    again(watched).block_until_ready()
-    jax.effects_barrier()
-    return max(found, key=lambda each: (each[0], -each[1]), default=(-1, -1))
-
-
-@jax.jit
-def _log_density_and_score(model: Model, x: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array]:
-    every = jnp.full(len(x), t)
-    log_density = energy.marginal(model.bind(), model.levels, every)
-    return value_and_gradient(lambda x: log_density(extract(model.levels.scale, every, x) * x), x)
-
-
-@jax.jit
-def _statistics(keys, model: Model, x: jax.Array, t, n) -> detection.Statistics:
-    return detection.statistics(keys, model.bind(), model.levels, jnp.full(len(x), t), x, n)
-
-
-@partial(jax.jit, static_argnames=("transition", "shape"))
-def _synthesize(keys, model: Model, transition: Transition, shape: tuple[int, ...]) -> jax.Array:
-    return synthesize(keys, model.bind(), model.levels, transition, shape)[0]
-
-
-@partial(jax.jit, static_argnames=("transition", "first"))
-def _descend(keys, model: Model, transition: Transition, x: jax.Array, first: int) -> jax.Array:
-    return descend(keys, model.bind(), model.levels, transition, x, first)[0]
-
-
-@partial(jax.jit, static_argnames=("transition", "shape"))
-def _between_samples(key, model: Model, transition: Transition, shape: tuple[int, ...], w) -> jax.Array:
-    return interpolation.between_samples(key, model.bind(), model.levels, transition, shape, w)
-
-
-@partial(jax.jit, static_argnames=("transition", "first"))
-def _between_examples(key, model: Model, transition: Transition, x, y, w, first: int) -> jax.Array:
-    return interpolation.between_examples(key, model.bind(), model.levels, transition, x, y, w, first)
-
-
-@partial(jax.jit, static_argnames=("transition",))
-def _inpaint(keys, model: Model, transition: Transition, x, known) -> jax.Array:
-    return inpainting.inpaint(keys, model.bind(), model.levels, transition, x, known)
