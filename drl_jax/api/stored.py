@@ -26,12 +26,12 @@ def stored_log_z(source: str, model: Model, level: int) -> float:
     Raises:
       UserError: it is not known.
     """
+    if source in pretrained.names():  # the program's own folder keeps no results
+        raise UserError(f"log Z of level {level} is not known: give log_z, as `estimate_log_z` finds it")
     folder = epath.Path(source).expanduser()
-    if source in pretrained.names():
-        folder = epath.Path(pretrained.weights_of(source)).parent
-    elif not folder.is_dir():
+    if not folder.is_dir():
         folder = folder.parent
-    command = f"drl-jax likelihood --model={source} --levels={level}"
+    command = f"drl-jax likelihood --model={source} --levels={level} --output={folder}"
     unknown = f"log Z of level {level} is not known: run `{command}`, or give log_z"
     try:
         stored = json.loads((folder / LIKELIHOOD_FILE).read_text())

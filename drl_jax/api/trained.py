@@ -118,7 +118,7 @@ class TrainedModel:
           x: examples [n, *shape].
           level: t, 0 … T − 1.
           log_z: log Z of the level in nats, as `estimate_log_z` gives it. Default: that of likelihood.json,
-            which `drl-jax likelihood` has written in the workdir, or beside the file of the model.
+            which `drl-jax likelihood` has written in the workdir, or beside the exported file.
 
         Returns:
           Log-densities [n]; −∞ outside of the box.
