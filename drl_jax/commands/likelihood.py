@@ -4,7 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import jax
@@ -80,6 +80,7 @@ def likelihood(model: TrainedModel, options: Likelihood, output: epath.Path, sto
             }
     file = output / LIKELIHOOD_FILE
     result = {
+        "options": asdict(options),
         "weights_sha256": identity["weights_sha256"],
         "levels": _earlier(file, identity) | found,
         "convention": _convention(model),
