@@ -525,7 +525,7 @@ def test_a_folder_that_cannot_be_written_is_named_before_sampling(
         ended = program(command, f"--workdir={workdir}", "--output=s3://x/y", *given)
         assert_one_line(ended, ["--output=s3://x/y is not possible", "not on s3://"])
     ended = program("train", f"--workdir={workdir}", "--output=there")
-    assert_one_line(ended, ["--output is a flag of `sample`, `evaluate`, `export`, not of `train`"])
+    assert_one_line(ended, ["--output is a flag of `sample`, `evaluate`, `export`", "not of `train`"])
 
 
 def test_samples_are_not_written_among_the_data(program, tmp_path):
