@@ -31,21 +31,25 @@ def interpolate(model: TrainedModel, options: Interpolate, output: epath.Path, s
     del stop
     check_is_of_images(model, "interpolate")
     with raise_on_signal():
-        if options.between is None:
-            if options.level is not None:
-                raise UserError(f"--level={options.level} is for given images; give --between=FILE,FILE too")
-            seeds = range(options.seed, options.seed + options.rows)
-            rows = [model.interpolate(seed, options.count) for seed in seeds]
-        else:
-            ends = read_images(model, "--between", options.between)
-            if len(ends) != 2:
-                raise UserError(f"--between={options.between} names {len(ends)} images; right is FILE,FILE")
-            rows = [
-                model.interpolate(seed, options.count, between=(ends[0], ends[1]), level=options.level)
-                for seed in range(options.seed, options.seed + options.rows)
-            ]
+        between = _ends(model, options)
+        rows = [
+            model.interpolate(seed, options.count, between=between, level=options.level)
+            for seed in range(options.seed, options.seed + options.rows)
+        ]
     images = np.stack(rows)
     arrays.save(output / "interpolation.npz", arr_0=images)
     image = output / "interpolation.png"
     save_grid(images.reshape(-1, *model.parts.shape), image, columns=options.count)
     _logger.info("%d rows of %d images: %s, and arrays in .npz", options.rows, options.count, image)
+
+
+def _ends(model: TrainedModel, options: Interpolate) -> tuple[np.ndarray, np.ndarray] | None:
+    """The given images; None if they are drawn."""
+    if options.between is None:
+        if options.level is not None:
+            raise UserError(f"--level={options.level} is for given images; give --between=FILE,FILE too")
+        return None
+    ends = read_images(model, "--between", options.between)
+    if len(ends) != 2:
+        raise UserError(f"--between={options.between} names {len(ends)} images; right is FILE,FILE")
+    return ends[0], ends[1]

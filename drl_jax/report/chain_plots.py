@@ -1,6 +1,5 @@
 """Plots of long Markov chains: their scores, and how they move and mix at each level."""
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -9,10 +8,8 @@ from etils import epath
 from drl_jax import files
 from drl_jax.applications.chains import Leg, Trace
 from drl_jax.applications.diagnostics import autocorrelation
-from drl_jax.report.plotting import Axes, Figure, colormaps
-
-_PANEL = (4.0, 2.6)  # inches
-_COLUMNS = 3
+from drl_jax.report.panels import Panel, finish, to_png
+from drl_jax.report.plotting import Axes, colormaps
 
 _Curve = Callable[[Leg, Trace], tuple[np.ndarray, np.ndarray]]
 
@@ -39,7 +36,7 @@ def save_chain_plots(
     """
     shown = {leg.level: (number, leg) for number, leg in enumerate(legs)}
     curves = {level: (leg, trace.of_leg(number)) for level, (number, leg) in shown.items()}
-    panels: list[Callable[[Axes], None]] = [
+    panels: list[Panel] = [
         *(
             _score_panel(name, steps, values, of_samples[name], limits.get(name))
             for name, values in scores.items()
@@ -51,14 +48,7 @@ def save_chain_plots(
         ),
         _trace_panel("autocorrelation of the energy", "", curves, _autocorrelation, x="steps apart"),
     ]
-    columns = min(_COLUMNS, len(panels))
-    rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(columns * _PANEL[0], rows * _PANEL[1]), layout="constrained")
-    for i, panel in enumerate(panels):
-        panel(figure.add_subplot(rows, columns, i + 1))
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=80)
-    files.write(path, file.getvalue())
+    files.write(path, to_png(panels, dpi=80))
 
 
 def _energy(part: Trace) -> tuple[np.ndarray, np.ndarray]:
@@ -79,7 +69,7 @@ def _autocorrelation(leg: Leg, part: Trace) -> tuple[np.ndarray, np.ndarray]:
 
 def _score_panel(
     name: str, steps: Sequence[int], values: Sequence[float], of_samples: float, limit: float | None
-) -> Callable[[Axes], None]:
+) -> Panel:
     def draw(axes: Axes) -> None:
         axes.plot(steps, values, marker="o", markersize=3, color="black", label="chains")
         axes.axhline(of_samples, color="tab:blue", label="fresh samples")
@@ -89,7 +79,7 @@ def _score_panel(
         axes.set_xticks(steps, [f"{each:,}" for each in steps])
         axes.minorticks_off()
         axes.legend(fontsize=6)
-        _finish(axes, name, "score", "steps")
+        finish(axes, name, x="steps", y="score")
 
     return draw
 
@@ -102,7 +92,7 @@ def _trace_panel(
     *,
     x: str = "steps",
     scale: str = "linear",
-) -> Callable[[Axes], None]:
+) -> Panel:
     def draw(axes: Axes) -> None:
         colors = colormaps["viridis"]
         for i, level in enumerate(sorted(curves)):
@@ -110,14 +100,6 @@ def _trace_panel(
         axes.set_yscale(scale)
         if 1 < len(curves) <= 12:
             axes.legend(fontsize=6)
-        _finish(axes, title, unit, f"{x} at a level" if len(curves) > 1 else x)
+        finish(axes, title, x=f"{x} at a level" if len(curves) > 1 else x, y=unit)
 
     return draw
-
-
-def _finish(axes: Axes, title: str, unit: str, x: str) -> None:
-    axes.set_title(title, fontsize=9)
-    axes.set_ylabel(unit, fontsize=7)
-    axes.set_xlabel(x, fontsize=7)
-    axes.tick_params(labelsize=7)
-    axes.grid(alpha=0.3)

@@ -1,13 +1,10 @@
 """Plots of a run: its loss and scores, and how its chains behave at each level."""
 
-import io
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from drl_jax.report.plotting import Axes, Figure, colormaps
-
-_PANEL = (4.0, 2.6)  # inches
-_COLUMNS = 3
+from drl_jax.report.panels import Panel, finish, to_png
+from drl_jax.report.plotting import Axes, colormaps
 
 _LEVEL = "loss/level_"
 # What training itself records (`training.step.LevelSums`, and times); every other float is a score.
@@ -24,8 +21,6 @@ _NO_SCORES = (
 Lines = Sequence[dict[str, Any]]
 """The lines of metrics.jsonl."""
 
-_Panel = Callable[[Axes], None]
-
 
 def plot_curves(lines: Lines) -> bytes:
     """Plots the loss and each score against the step. Returns the content of a PNG file."""
@@ -36,7 +31,7 @@ def plot_curves(lines: Lines) -> bytes:
         if isinstance(value, float) and name.split("/")[0] not in _NO_SCORES
     )
     loss = _panel(lines, {"": "loss"}, title="loss", unit="weighted f(samples) − f(data)")
-    return _png([loss, *(_panel(lines, {"": name}, title=name, unit="score") for name in scores)])
+    return to_png([loss, *(_panel(lines, {"": name}, title=name, unit="score") for name in scores)])
 
 
 def plot_levels(lines: Lines) -> bytes:
@@ -71,7 +66,7 @@ def plot_levels(lines: Lines) -> bytes:
             log=True,
         ),
     ]
-    return _png(panels)
+    return to_png(panels)
 
 
 def _panel(
@@ -82,7 +77,7 @@ def _panel(
     unit: str,
     value: Callable[[dict[str, Any], str], float | None] = lambda line, name: line.get(name),
     log: bool = False,
-) -> _Panel:
+) -> Panel:
     """A function that draws one curve per name, by label, of `value(line, name)`."""
 
     def draw(axes: Axes) -> None:
@@ -95,25 +90,10 @@ def _panel(
                 axes.plot(
                     *zip(*points, strict=True), color=colors(i / max(len(names), 2)), label=label, **marker
                 )
-        axes.set_title(title, fontsize=9)
-        axes.set_ylabel(unit, fontsize=7)
-        axes.set_xlabel("training step", fontsize=7)
-        axes.tick_params(labelsize=7)
-        axes.grid(alpha=0.3)
+        finish(axes, title, x="training step", y=unit)
         if log:
             axes.set_yscale("log")
         if 1 < len(names) <= 12:
             axes.legend(fontsize=6)
 
     return draw
-
-
-def _png(panels: Sequence[_Panel]) -> bytes:
-    columns = min(_COLUMNS, len(panels))
-    rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(columns * _PANEL[0], rows * _PANEL[1]), layout="constrained")
-    for i, panel in enumerate(panels):
-        panel(figure.add_subplot(rows, columns, i + 1))
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=110)
-    return file.getvalue()
