@@ -26,7 +26,7 @@ from drl_jax.evaluation.store import SampleStore, draw_missing, read_samples
 from drl_jax.parallel.mesh import place
 from drl_jax.parallel.preemption import Stop
 from drl_jax.parallel.sampler import ShardedSampler
-from drl_jax.report import curves
+from drl_jax.report import curves, panels
 from drl_jax.training.step import LevelSums
 
 SHAPE = (4, 4, 1)
@@ -384,7 +384,7 @@ def test_curves_are_plotted_by_the_names_that_training_records(monkeypatch):
         figures.append(Figure(**settings))
         return figures[-1]
 
-    monkeypatch.setattr(curves, "Figure", figure)
+    monkeypatch.setattr(panels, "Figure", figure)
     lines = [
         {"step": step, "loss": 0.5, "frechet_pixels": 2.0}
         | {f"{name}/level_{t}": 1.0 for name in LevelSums._fields[1:] for t in range(2)}
