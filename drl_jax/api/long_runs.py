@@ -6,7 +6,7 @@ from typing import NamedTuple, get_args
 import numpy as np
 
 from drl_jax.api.checks import check_count
-from drl_jax.applications import chains
+from drl_jax.applications import chains, kernels
 from drl_jax.errors import UserError
 
 _COUNTS = ("group", "warmup", "leapfrog_steps")  # of ChainSettings
@@ -29,8 +29,8 @@ class ChainSettings:
     def check(self, n: int, num_levels: int) -> None:
         """Raises UserError if the settings are not possible for n chains on a model of so many levels."""
         for name, value, possible in (
-            ("method", self.method, chains.METHODS),
-            ("target", self.target, ("levels", *get_args(chains.Target))),
+            ("method", self.method, kernels.METHODS),
+            ("target", self.target, ("levels", *get_args(kernels.Target))),
         ):
             if value not in possible:
                 raise UserError(f"{name}={value!r} is not possible: it must be one of {', '.join(possible)}")

@@ -2,18 +2,21 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from drl_jax.applications import detection, inpainting, interpolation
+from drl_jax.applications.interpolation import Noise
 from drl_jax.core import energy
 from drl_jax.core.levels import extract
 from drl_jax.core.mcmc.base import value_and_gradient
 from drl_jax.core.model import Model
+from drl_jax.core.randomness import DrawNoise
 from drl_jax.core.synthesis import descend, synthesize
-from drl_jax.core.transition import Transition
+from drl_jax.core.transition import MakeTransition, Transition
 from drl_jax.core.types import Tree
 from drl_jax.parallel.mesh import place
 
@@ -33,12 +36,35 @@ def on_all_devices(rows: Tree) -> tuple[Tree, int]:
     return jax.tree.map(put, rows), n
 
 
-def first_not_finite(transition: Transition, again: Callable[[Transition], jax.Array]) -> tuple[int, int]:
+Watch = Callable[[Transition], Transition]
+"""Makes a transition that does the same, and also something else."""
+
+
+def unwatched(transition: Transition) -> Transition:
+    """Returns the transition itself."""
+    return transition
+
+
+class WatchedMaking(NamedTuple):
+    """Makes transitions with a source of noise, and watches them. Equal fields make equal static arguments.
+
+    Attributes:
+      make: makes the transitions.
+      watch: what is made of each.
+    """
+
+    make: MakeTransition
+    watch: Watch
+
+    def __call__(self, draw_noise: DrawNoise) -> Transition:
+        return self.watch(self.make(draw_noise))
+
+
+def first_not_finite(again: Callable[[Watch], jax.Array]) -> tuple[int, int]:
     """Finds where chains first leave the finite numbers, by running them again.
 
     Args:
-      transition: how x_t is drawn from x_{t+1}.
-      again: runs the same chains with a given transition.
+      again: runs the same chains, with the transition that `Watch` makes of their own.
 
     Returns:
       (level, step).
@@ -49,13 +75,16 @@ def first_not_finite(transition: Transition, again: Callable[[Transition], jax.A
         if not is_finite.all():
             found.append((int(t), int(np.argmin(is_finite.all(axis=1)))))
 
-    def watched(keys, f, levels, t, x_next):
-        x, info = transition(keys, f, levels, t, x_next)
-        is_finite = jnp.isfinite(info.log_density) & jnp.isfinite(info.displacement)
-        jax.debug.callback(note, t[0], is_finite)
-        return x, info
+    def watch(transition: Transition) -> Transition:
+        def watched(keys, f, levels, t, x_next):
+            x, info = transition(keys, f, levels, t, x_next)
+            is_finite = jnp.isfinite(info.log_density) & jnp.isfinite(info.displacement)
+            jax.debug.callback(note, t[0], is_finite)
+            return x, info
 
-    again(watched).block_until_ready()
+        return watched
+
+    again(watch).block_until_ready()
     jax.effects_barrier()
     return max(found, key=lambda each: (each[0], -each[1]), default=(-1, -1))
 
@@ -86,16 +115,22 @@ def draw_from(keys, model: Model, transition: Transition, x: jax.Array, first: i
     return descend(keys, model.bind(), model.levels, transition, x, first)[0]
 
 
-@partial(jax.jit, static_argnames=("transition", "shape"))
-def between_samples(key, model: Model, transition: Transition, shape: tuple[int, ...], w) -> jax.Array:
+@partial(jax.jit, static_argnames=("make_transition", "shape", "noise"))
+def between_samples(
+    key, model: Model, make_transition: MakeTransition, shape: tuple[int, ...], w, noise: Noise
+) -> jax.Array:
     """Runs `interpolation.between_samples`."""
-    return interpolation.between_samples(key, model.bind(), model.levels, transition, shape, w)
+    f = model.bind()
+    return interpolation.between_samples(key, f, model.levels, make_transition, shape, w, noise)
 
 
-@partial(jax.jit, static_argnames=("transition", "first"))
-def between_examples(key, model: Model, transition: Transition, x, y, w, first: int) -> jax.Array:
+@partial(jax.jit, static_argnames=("make_transition", "first", "noise"))
+def between_examples(
+    key, model: Model, make_transition: MakeTransition, x, y, w, first: int, noise: Noise
+) -> jax.Array:
     """Runs `interpolation.between_examples`."""
-    return interpolation.between_examples(key, model.bind(), model.levels, transition, x, y, w, first)
+    f = model.bind()
+    return interpolation.between_examples(key, f, model.levels, make_transition, x, y, w, first, noise)
 
 
 @partial(jax.jit, static_argnames=("transition",))

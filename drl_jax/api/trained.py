@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -12,16 +12,17 @@ import numpy as np
 from drl_jax.api import checks, programs
 from drl_jax.api.checks import Array, Key, check_count, random_key, whole_level
 from drl_jax.api.long_runs import ChainSettings, LongRun
-from drl_jax.api.programs import first_not_finite, on_all_devices
+from drl_jax.api.programs import Watch, WatchedMaking, first_not_finite, on_all_devices, unwatched
 from drl_jax.api.stored import stored_log_z
 from drl_jax.applications import chains, detection, likelihood
+from drl_jax.applications.interpolation import Noise
+from drl_jax.applications.kernels import Kernel
 from drl_jax.applications.likelihood import Sandwich
 from drl_jax.config.build import Components, make_sampler
 from drl_jax.config.schema import Config
 from drl_jax.config.scoring import data_kind
 from drl_jax.core.model import Model
 from drl_jax.core.randomness import example_keys
-from drl_jax.core.transition import Transition
 from drl_jax.errors import UserError
 from drl_jax.parallel.annealer import Annealer, Settings, bound_of
 from drl_jax.parallel.mesh import place
@@ -81,9 +82,9 @@ class TrainedModel:
         root = random_key(key)
         x = np.concatenate([x for x, _ in self._sampler.sample(self.model, n, key=root)])
 
-        def again(transition: Transition) -> jax.Array:
+        def again(watch: Watch) -> jax.Array:
             keys = example_keys(root, 1, int(np.argmin(is_finite(x))))
-            return programs.draw(keys, self.model, transition, self.parts.shape)
+            return programs.draw(keys, self.model, watch(self.parts.transition), self.parts.shape)
 
         return self._output(x, again)
 
@@ -217,7 +218,7 @@ class TrainedModel:
         return self._log_density_and_score(x, level)[1]
 
     def statistics(self, key: Key, x: Array, level: int, n: int = 1) -> detection.Statistics:
-        """Computes what tells other data from those of the model: both are expected to be higher for others.
+        """Computes two statistics of examples, which are expected to be higher for data of another kind.
 
         Examples get the noise of the level first. That of example i depends on (key, i).
 
@@ -285,8 +286,10 @@ class TrainedModel:
         """
         given, first = checks.examples(x, self.parts.shape), whole_level(level, 1, self.num_levels)
         rows, n = on_all_devices((example_keys(random_key(key), len(given)), given))
-        run = lambda transition: programs.draw_from(rows[0], self.model, transition, rows[1], first)[:n]
-        return self._output(np.asarray(run(self.parts.transition)), run)
+        run = lambda watch: programs.draw_from(
+            rows[0], self.model, watch(self.parts.transition), rows[1], first
+        )[:n]
+        return self._output(np.asarray(run(unwatched)), run)
 
     def interpolate(
         self,
@@ -295,15 +298,19 @@ class TrainedModel:
         *,
         between: tuple[Array, Array] | None = None,
         level: int | None = None,
+        noise: Noise = "mixed",
     ) -> np.ndarray:
         """Draws examples on the way between two draws, or between two given examples.
 
         Args:
-          key: a seed, or a key: of the ends, if they are drawn, and of all other noise, which is shared.
+          key: a seed, or a key, of all noise. If the ends are drawn, the first is that of `sample(key)`.
           n: how many, with both ends.
           between: two examples [*shape]. Default: two draws.
           level: given examples are diffused to x_level and mixed there, 1 … T. The higher, the freer are the
             results. Default: T / 2.
+          noise: "mixed": each end has noise of its own in all steps of its chain, which is mixed between the
+            ends. "shared": all chains have the same noise, and only x_T or x_level differs. After many steps
+            it is the noise alone that decides what is drawn, and all results look alike.
 
         Returns:
           Examples [n, *shape], of the data's type.
@@ -319,21 +326,25 @@ class TrainedModel:
           (3, 8, 8, 1)
         """
         check_count(n, 2)
-        root, (weights_of_y, _) = random_key(key), on_all_devices(jnp.linspace(0.0, 1.0, n))
+        if noise not in get_args(Noise):
+            raise UserError(f"noise={noise!r} is not possible: it must be mixed or shared")
+        first_key = example_keys(random_key(key), 1)[0]
+        weights_of_y, _ = on_all_devices(jnp.linspace(0.0, 1.0, n))
+        make = partial(WatchedMaking, self.parts.make_transition)
         if between is None:
             if level is not None:
                 raise UserError(f"level={level} is for given examples; give between=(x, y) too")
-            run = lambda transition: programs.between_samples(
-                root, self.model, transition, self.parts.shape, weights_of_y
+            run = lambda watch: programs.between_samples(
+                first_key, self.model, make(watch), self.parts.shape, weights_of_y, noise
             )[:n]
         else:
             x, y = (checks.examples(np.asarray(each)[None], self.parts.shape) for each in between)
             default = max(1, self.num_levels // 2)
             first = whole_level(default if level is None else level, 1, self.num_levels)
-            run = lambda transition: programs.between_examples(
-                root, self.model, transition, x, y, weights_of_y, first
+            run = lambda watch: programs.between_examples(
+                first_key, self.model, make(watch), x, y, weights_of_y, first, noise
             )[:n]
-        return self._output(np.asarray(run(self.parts.transition)), run)
+        return self._output(np.asarray(run(unwatched)), run)
 
     def inpaint(self, key: Key, x: Array, known: Array, n: int = 4) -> np.ndarray:
         """Draws completions of an example of which a part is known.
@@ -366,8 +377,8 @@ class TrainedModel:
         keys = example_keys(random_key(key), n)
         masks = jnp.repeat(jnp.asarray(mask)[None], n, axis=0)
         rows, _ = on_all_devices((keys, jnp.repeat(given, n, axis=0), masks))
-        run = lambda transition: programs.inpaint(rows[0], self.model, transition, *rows[1:])[:n]
-        completed = self._output(np.asarray(run(self.parts.transition)), run)
+        run = lambda watch: programs.inpaint(rows[0], self.model, watch(self.parts.transition), *rows[1:])[:n]
+        completed = self._output(np.asarray(run(unwatched)), run)
         if x.dtype != completed.dtype:
             return completed
         return np.where(mask[None], x[None], completed)  # bytes to floats and back may lose one
@@ -478,10 +489,10 @@ class TrainedModel:
             legs = chains.one_level(level, settings.steps)
         owners, _ = on_all_devices(keys[::group])
         if x is None:
-            draw = lambda transition: chains.synthesize_to(
-                owners, self.model, transition, parts.shape, first
+            draw = lambda watch: chains.synthesize_to(
+                owners, self.model, watch(parts.transition), parts.shape, first
             )[: n // group]
-            given = draw(parts.transition)
+            given = draw(unwatched)
             self._check_finite(np.asarray(given), draw)
         else:
             given = checks.examples(x, self.parts.shape)
@@ -489,7 +500,7 @@ class TrainedModel:
                 raise UserError(f"x has {len(given)} rows; right is one for each of {n // group} groups")
         start = jnp.repeat(given, group, axis=0)
         (keys, start), _ = on_all_devices((keys, start))
-        kernel = chains.Kernel(
+        kernel = Kernel(
             settings.method,
             noise_scale=self.config.sampler.noise_scale,
             step_range=self.config.sampler.step_range,
@@ -529,8 +540,10 @@ class TrainedModel:
         if level == 0:
             return data_kind(self.config).to_examples(x)
         (rows, _), n = on_all_devices(jnp.asarray(x)), len(x)
-        again = lambda transition: programs.draw_from(run.keys, self.model, transition, rows, level)[:n]
-        return self._output(np.asarray(again(self.parts.transition)), again)
+        again = lambda watch: programs.draw_from(
+            run.keys, self.model, watch(self.parts.transition), rows, level
+        )[:n]
+        return self._output(np.asarray(again(unwatched)), again)
 
     def _log_density_and_score(self, x: Array, level: int) -> tuple[np.ndarray, np.ndarray]:
         t = whole_level(level, 0, self.num_levels - 1)
@@ -542,14 +555,14 @@ class TrainedModel:
     def _sampler(self) -> ShardedSampler:
         return make_sampler(self.config, self.parts, place(), Stop())
 
-    def _output(self, x: np.ndarray, again: Callable[[Transition], jax.Array]) -> np.ndarray:
+    def _output(self, x: np.ndarray, again: Callable[[Watch], jax.Array]) -> np.ndarray:
         """Examples of the data's type. Raises UserError if chains left the finite numbers, and says where."""
         self._check_finite(x, again)
         return data_kind(self.config).to_examples(x)
 
-    def _check_finite(self, x: np.ndarray, again: Callable[[Transition], jax.Array]) -> None:
+    def _check_finite(self, x: np.ndarray, again: Callable[[Watch], jax.Array]) -> None:
         if broken := count_not_finite(x):
-            level, step = first_not_finite(self.parts.transition, again)
+            level, step = first_not_finite(again)
             raise UserError(
                 f"{broken} of {len(x)} chains left the finite numbers, at level {level}, step {step}: the "
                 "model has diverged, or its step size is too large"

@@ -15,11 +15,11 @@ from etils import epath
 from drl_jax import arrays, files
 from drl_jax.api import ChainSettings, TrainedModel
 from drl_jax.applications import chains
-from drl_jax.applications.chains import Diagnostics, Point, Position, Run
-from drl_jax.checkpoints.digests import sha256
+from drl_jax.applications.chains import Diagnostics, Position, Run
+from drl_jax.applications.kernels import Point
 from drl_jax.commands.application import prepare_command
-from drl_jax.config import schema
 from drl_jax.config.build import open_data
+from drl_jax.config.identity import identity
 from drl_jax.config.options import Chain
 from drl_jax.config.scoring import (
     about_data,
@@ -94,13 +94,18 @@ def chain(model: TrainedModel, options: Chain, output: epath.Path, stop: Stop) -
         check_examples(config, metrics, source)
     extractors = make_extractors(config, metrics, model.parts.shape, place())
 
-    identity = _identity(model, options)
-    progress = _read(output / _UNFINISHED, identity)
+    depends_on = identity(
+        model.config,
+        model.model,
+        {"options": asdict(options), "devices": jax.device_count()},
+        topics=("data", "levels", "sampler"),
+    )
+    progress = _read(output / _UNFINISHED, depends_on)
     stop.busy = True
     start = _start(model, options, source)
     run = model.prepare_chain(options.seed, options.chains, settings, start, progress.step_sizes)
     progress.step_sizes = run.step_sizes
-    _run(run, progress, identity, output / _UNFINISHED, stop)
+    _run(run, progress, depends_on, output / _UNFINISHED, stop)
     stop.busy = False  # all steps are kept
 
     trace = chains.join(progress.parts)
@@ -110,7 +115,7 @@ def chain(model: TrainedModel, options: Chain, output: epath.Path, stop: Stop) -
         "options": asdict(options),
         "step_sizes": run.step_sizes.tolist(),
         "diagnostics": [row._asdict() for row in diagnostics],
-        "identity": identity,
+        "identity": depends_on,
         "machine": provenance.machine(),
         **provenance.versions(),
     }
@@ -192,7 +197,7 @@ def _start(model: TrainedModel, options: Chain, source: Opened | None) -> np.nda
     return np.asarray(diffuse_to(keys, jnp.asarray(x), jnp.full(rows, number), model.parts.levels))
 
 
-def _run(run: Run, progress: _Progress, identity: dict[str, Any], file: epath.Path, stop: Stop) -> None:
+def _run(run: Run, progress: _Progress, depends_on: dict[str, Any], file: epath.Path, stop: Stop) -> None:
     """Runs the chains to their end, and saves where they are."""
     if progress.position is None:
         progress.position = chains.begin(run)
@@ -209,7 +214,7 @@ def _run(run: Run, progress: _Progress, identity: dict[str, Any], file: epath.Pa
             progress.states.append(np.asarray(part.x)[: run.num_chains])
         is_due = time.monotonic() - saved > _SAVE_EVERY
         if part.x is not None or is_due or stop.requested:
-            _write(file, identity, progress)
+            _write(file, depends_on, progress)
             saved, done = time.monotonic(), _done(run, progress)
             left = (total - done) * (saved - began) / max(done - before, 1)
             _logger.info("%d of %d steps, %.0f s left", done, total, left)
@@ -228,7 +233,7 @@ def _on_devices(run: Run, position: Position) -> Position:
     return position._replace(x_next=put(position.x_next), y=put(position.y))
 
 
-def _write(file: epath.Path, identity: dict[str, Any], progress: _Progress) -> None:
+def _write(file: epath.Path, depends_on: dict[str, Any], progress: _Progress) -> None:
     assert progress.position is not None
     assert progress.step_sizes is not None
     leg, part, x_next, y = progress.position
@@ -236,7 +241,7 @@ def _write(file: epath.Path, identity: dict[str, Any], progress: _Progress) -> N
     arrays.write(
         file,
         {
-            "identity": np.frombuffer(json.dumps(identity, sort_keys=True).encode(), np.uint8),
+            "identity": np.frombuffer(json.dumps(depends_on, sort_keys=True).encode(), np.uint8),
             "step_sizes": progress.step_sizes,
             "position": np.array([leg, part]),
             "x_next": np.asarray(x_next),
@@ -248,10 +253,10 @@ def _write(file: epath.Path, identity: dict[str, Any], progress: _Progress) -> N
     )
 
 
-def _read(file: epath.Path, identity: dict[str, Any]) -> _Progress:
+def _read(file: epath.Path, depends_on: dict[str, Any]) -> _Progress:
     """What is kept of an earlier run of the same chains; an empty progress if nothing is."""
     named = arrays.read(file)
-    if named is None or named["identity"].tobytes() != json.dumps(identity, sort_keys=True).encode():
+    if named is None or named["identity"].tobytes() != json.dumps(depends_on, sort_keys=True).encode():
         return _Progress()
     leg, part = named["position"].tolist()
     points = zip(*(named[name] for name in Point._fields), strict=True)
@@ -259,19 +264,6 @@ def _read(file: epath.Path, identity: dict[str, Any]) -> _Progress:
     states = [named[f"state_{i}"] for i in range(sum(name.startswith("state_") for name in named))]
     position = Position._make((leg, part, named["x_next"], named["y"]))
     return _Progress(named["step_sizes"], position, parts, states)
-
-
-def _identity(model: TrainedModel, options: Chain) -> dict[str, Any]:
-    """Everything that the chains depend on."""
-    settings = schema.flatten(schema.to_dict(model.config))
-    return {
-        "weights_sha256": sha256(model.model),
-        **{key: value for key, value in settings.items() if key.startswith(("data.", "levels.", "sampler."))},
-        "options": asdict(options),
-        "devices": jax.device_count(),
-        "device": jax.devices()[0].device_kind,
-        "jax": jax.__version__,
-    }
 
 
 def _scores(

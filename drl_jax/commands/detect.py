@@ -18,11 +18,10 @@ from drl_jax import arrays, files
 from drl_jax.api import TrainedModel
 from drl_jax.applications.detection import Statistics
 from drl_jax.commands.application import check_is_of_images, prepare_command
-from drl_jax.config.build import open_data
+from drl_jax.config.build import open_held_out
 from drl_jax.config.options import Detect
-from drl_jax.config.schema import Config
 from drl_jax.data import made
-from drl_jax.data.sources import Opened, has_split
+from drl_jax.data.sources import Opened
 from drl_jax.errors import UserError
 from drl_jax.metrics.ranking import auroc, average_precision
 from drl_jax.parallel.preemption import Stop, raise_on_signal
@@ -31,17 +30,17 @@ from drl_jax.report import provenance
 from drl_jax.report.histograms import save_histograms
 from drl_jax.report.images import save_grid
 
-CONTROL = "other images of the data"  # what cannot be told apart
+CONTROL = "other images of the data"  # as a check: no statistic distinguishes them
 _OWN = "the data"
 _SHOWN = 6  # images of each set
 _WIDTH = 96  # pixels; at least so wide are images that are shown, below their titles
 _TITLE = 13  # characters
-_HIGHER = "1: the whole set is above the data; 0.5: nothing is told apart; below 0.5: the set is lower"
+_HIGHER = "1: all of the set is above the data; 0.5: no difference; below 0.5: the set is lower"
 _logger = logging.getLogger(__name__)
 
 
 class _Images(NamedTuple):
-    """What is told apart.
+    """The sets of images that are compared.
 
     Attributes:
       own: images of the model's data.
@@ -99,7 +98,7 @@ Scores = dict[str, dict[str, tuple[float, float]]]
 
 
 def compare(own: Statistics, others: Mapping[str, Statistics]) -> Scores:
-    """Computes how well each statistic tells each set from the data.
+    """Computes how well each statistic distinguishes each set from the data.
 
     A third statistic is made of the energy: the atypicality, its distance from the median of the control.
     Examples may have too low an energy, too.
@@ -169,7 +168,7 @@ def _levels(model: TrainedModel, given: tuple[int, ...] | None) -> list[int]:
 
 def _read(model: TrainedModel, options: Detect) -> _Images:
     """Reads the model's data, and reads or makes the others."""
-    source, split = _open(model.config, prepare_command(model), options.split)
+    source, split = open_held_out(model.config, prepare_command(model), options.split)
     if len(source) < 2:
         raise UserError(f"the data have {len(source)} example; `detect` needs at least 2")
     count = min(options.count, len(source) // 2)
@@ -197,18 +196,6 @@ def _sets(against: str) -> list[str]:
     return list(dict.fromkeys(named))
 
 
-def _open(config: Config, prepare: str, split: str | None) -> tuple[Opened, str]:
-    """Opens a split: the given one, or else the test split, or else that of the config."""
-    data = config.data
-    source = open_data(config, prepare)
-    if split is None:
-        split = "test" if has_split(data.name, "test", data_dir=data.data_dir) else data.split
-    if split != data.split:
-        source = open_data(replace(config, data=replace(data, split=split)), prepare)
-    source.notes.listen()
-    return source, split
-
-
 def _open_other(model: TrainedModel, text: str) -> tuple[Opened, dict[str, str]]:
     """Opens the data set of a name, or the images at a path, and says what it is."""
     is_path = _is_path(text)
@@ -220,7 +207,7 @@ def _open_other(model: TrainedModel, text: str) -> tuple[Opened, dict[str, str]]
     data = replace(model.config.data, split="train", crop=None, **place)
     prepare = f"{prepare_command(model)} {shlex.quote(f'--config.data.name={text}')}"
     try:
-        source, split = _open(replace(model.config, data=data), prepare, None)
+        source, split = open_held_out(replace(model.config, data=data), prepare)
     except UserError as error:
         raise UserError(f"--against={text}: {error}") from None
     return source, {"path": text} if is_path else {"name": text, "split": split}

@@ -10,10 +10,10 @@ import jax
 from etils import epath
 
 from drl_jax import files
-from drl_jax.checkpoints.digests import sha256
 from drl_jax.commands.job import check_output, start_job
 from drl_jax.config import schema
 from drl_jax.config.build import build, make_sampler, open_data
+from drl_jax.config.identity import identity
 from drl_jax.config.restore import load_model
 from drl_jax.config.schema import Config
 from drl_jax.config.scoring import (
@@ -26,7 +26,6 @@ from drl_jax.config.scoring import (
     read_reference,
     warn_of_singular_covariances,
 )
-from drl_jax.core.model import Model
 from drl_jax.errors import UserError
 from drl_jax.evaluation import scores
 from drl_jax.evaluation.preview import save_densities
@@ -83,13 +82,21 @@ def evaluate(
                 save_every,
                 count,
             )
-        identity = _identity(config, model)
-        folder = output / FOLDER / f"{checkpoint.step:07}_{short_hash(identity)}"
+        depends_on = identity(
+            config,
+            model,
+            {
+                "sampling_version": _SAMPLING_VERSION,
+                "seed": config.evaluation.seed,
+                "samples_per_device": config.evaluation.samples_per_device,
+            },
+        )
+        folder = output / FOLDER / f"{checkpoint.step:07}_{short_hash(depends_on)}"
         store = SampleStore(folder)
 
         def take_folder() -> None:
             opened.enter_context(owned(folder, "evaluation"))
-            store.write_identity(identity)
+            store.write_identity(depends_on)
 
         on_process_0(take_folder)
         draw_missing(store, sampler, model, kind, count, save_every=save_every)
@@ -111,7 +118,7 @@ def evaluate(
                 **({} if config.data.name == "points" else {"bytes": "by truncation"}),
                 "step": checkpoint.step,
                 "weights": f"average with decay {config.training.ema_decay:g}",
-                **identity,
+                **depends_on,
             }
             result = {
                 "scores": values,
@@ -139,20 +146,6 @@ def evaluate(
             files.write(file, json.dumps(_with_earlier(file, result), indent=1) + "\n")
             _logger.info("written to %s", file)
         barrier()  # process 0 works longer than the others
-
-
-def _identity(config: Config, model: Model) -> dict[str, Any]:
-    """Everything that the samples depend on. The commit of the program is not part of it."""
-    settings = schema.flatten(schema.to_dict(config))
-    return {
-        "sampling_version": _SAMPLING_VERSION,
-        "weights_sha256": sha256(model),
-        **{key: value for key, value in settings.items() if key.startswith(("levels.", "sampler."))},
-        "seed": config.evaluation.seed,
-        "samples_per_device": config.evaluation.samples_per_device,
-        "jax": jax.__version__,
-        "device": jax.devices()[0].device_kind,
-    }
 
 
 def _with_earlier(file: epath.Path, result: dict[str, Any]) -> dict[str, Any]:

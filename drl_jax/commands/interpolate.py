@@ -33,7 +33,7 @@ def interpolate(model: TrainedModel, options: Interpolate, output: epath.Path, s
     with raise_on_signal():
         between = _ends(model, options)
         rows = [
-            model.interpolate(seed, options.count, between=between, level=options.level)
+            model.interpolate(seed, options.count, between=between, level=options.level, noise=options.noise)
             for seed in range(options.seed, options.seed + options.rows)
         ]
     images = np.stack(rows)

@@ -4,7 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import jax
@@ -15,15 +15,14 @@ from etils import epath
 from drl_jax import arrays, files
 from drl_jax.api import LIKELIHOOD_FILE, TrainedModel
 from drl_jax.applications.likelihood import Estimate, bits_per_dimension
-from drl_jax.checkpoints.digests import sha256
 from drl_jax.commands.application import prepare_command
 from drl_jax.config import schema
-from drl_jax.config.build import open_data
+from drl_jax.config.build import open_held_out
+from drl_jax.config.identity import identity
 from drl_jax.config.options import Likelihood
 from drl_jax.core.levels import diffuse_to
 from drl_jax.core.randomness import example_keys
 from drl_jax.data import densities
-from drl_jax.data.sources import has_split
 from drl_jax.errors import UserError
 from drl_jax.evaluation.reference import short_hash
 from drl_jax.ownership import owned
@@ -61,11 +60,20 @@ def likelihood(model: TrainedModel, options: Likelihood, output: epath.Path, sto
     annealer = model.annealer(
         options.seed, chains=options.chains, steps=options.steps, leapfrog_steps=options.leapfrog_steps
     )
-    identity, folder = _identity(model, options), output / FOLDER
+    protocol = identity(
+        model.config,
+        model.model,
+        {
+            "version": _VERSION,
+            **{name: getattr(options, name) for name in ("chains", "steps", "leapfrog_steps", "seed")},
+            "reach": model.reach,
+        },
+    )
+    folder = output / FOLDER
     found: dict[str, Any] = {}
     with owned(folder, "--output"):
         for t in options.levels:
-            progress, seconds = _run(annealer, t, folder / f"level_{t}_{short_hash(identity)}.npz")
+            progress, seconds = _run(annealer, t, folder / f"level_{t}_{short_hash(protocol)}.npz")
             sides = annealer.result(progress)
             found[str(t)] = {
                 "log_z": sides.log_z,
@@ -81,11 +89,11 @@ def likelihood(model: TrainedModel, options: Likelihood, output: epath.Path, sto
     file = output / LIKELIHOOD_FILE
     result = {
         "options": asdict(options),
-        "weights_sha256": identity["weights_sha256"],
-        "levels": _earlier(file, identity) | found,
+        "weights_sha256": protocol["weights_sha256"],
+        "levels": _earlier(file, protocol) | found,
         "convention": _convention(model),
         "data": about_data,
-        "protocol": identity,
+        "protocol": protocol,
         "machine": provenance.machine(),
         **provenance.versions(),
         "config": schema.to_dict(model.config),
@@ -95,25 +103,11 @@ def likelihood(model: TrainedModel, options: Likelihood, output: epath.Path, sto
     _logger.info("written to %s", file)
 
 
-def _identity(model: TrainedModel, options: Likelihood) -> dict[str, Any]:
-    """Everything that the chains depend on, but for the level and the commit of the program."""
-    settings = schema.flatten(schema.to_dict(model.config))
-    return {
-        "version": _VERSION,
-        "weights_sha256": sha256(model.model),
-        **{key: value for key, value in settings.items() if key.startswith(("levels.", "sampler."))},
-        **{name: getattr(options, name) for name in ("chains", "steps", "leapfrog_steps", "seed")},
-        "reach": model.reach,
-        "jax": jax.__version__,
-        "device": jax.devices()[0].device_kind,
-    }
-
-
-def _earlier(file: epath.Path, identity: Mapping[str, Any]) -> dict[str, Any]:
+def _earlier(file: epath.Path, protocol: Mapping[str, Any]) -> dict[str, Any]:
     """The levels that an earlier run with the same protocol has written; none if there was no such run."""
     try:
         earlier = json.loads(file.read_text())
-        return earlier["levels"] if earlier["protocol"] == json.loads(json.dumps(identity)) else {}
+        return earlier["levels"] if earlier["protocol"] == json.loads(json.dumps(protocol)) else {}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 
@@ -146,8 +140,7 @@ def _read_data(model: TrainedModel, options: Likelihood) -> tuple[np.ndarray, di
             raise UserError(f"--split={options.split} is not possible with points, which are drawn anew")
         points = densities.by_name(data.density).sample(rng, options.examples)
         return points, {"name": "points", "density": data.density, "split": "new draws"}
-    split = options.split or ("test" if has_split(data.name, "test", data_dir=data.data_dir) else data.split)
-    source = open_data(replace(model.config, data=replace(data, split=split)), prepare_command(model))
+    source, split = open_held_out(model.config, prepare_command(model), options.split)
     indices = np.sort(rng.permutation(len(source))[: options.examples])
     return source.take(indices), {
         "name": data.name,

@@ -15,8 +15,15 @@ from drl_jax.core.mcmc import langevin, mala
 from drl_jax.core.networks import PointEnergy, ResidualEnergy
 from drl_jax.core.networks.residual import check_side
 from drl_jax.core.objective import Objective, denoising_score_matching, recovery_likelihood
-from drl_jax.core.transition import MakeSampler, Transition, mcmc_transition, normal_transition
-from drl_jax.data.sources import Opened, open_source
+from drl_jax.core.randomness import DrawNoise, standard_normal
+from drl_jax.core.transition import (
+    MakeSampler,
+    MakeTransition,
+    Transition,
+    mcmc_transition,
+    normal_transition,
+)
+from drl_jax.data.sources import Opened, has_split, open_source
 from drl_jax.errors import UserError
 from drl_jax.parallel.mesh import Placement
 from drl_jax.parallel.preemption import Stop
@@ -39,7 +46,7 @@ def _mala(sampler: schema.Sampler, noise_scale: float) -> MakeSampler:
     return partial(mala, step_range=sampler.step_range)
 
 
-# config.sampler.name -> (config.sampler, noise scale) -> (log_density, *, step_squared) -> sampler
+# config.sampler.name -> (config.sampler, noise scale) -> what makes a sampler, also with `draw_noise`
 SAMPLERS = {"langevin": _langevin, "mala": _mala, "normal": _langevin}
 
 
@@ -51,6 +58,7 @@ class Components(NamedTuple):
       gradient_network: the same function, in the form that suits the gradient in its parameters.
       levels: the noise levels.
       transition: x_{t+1} → x_t when sampling.
+      make_transition: makes it with another source of noise.
       objective: what training minimises; its own transition has noise scale 1.
       optimizer: from Optax.
       shape: of one example.
@@ -64,6 +72,7 @@ class Components(NamedTuple):
     gradient_network: nn.Module
     levels: Levels
     transition: Transition
+    make_transition: MakeTransition
     objective: Objective
     optimizer: optax.GradientTransformation
     shape: tuple[int, ...]
@@ -111,11 +120,13 @@ def build(config: Config) -> Components:
         )
     levels = _levels(config)
     network = _network(config)
+    make_transition = _make_transition(config, levels)
     return Components(
         network=network,
         gradient_network=_gradient_network(config, network),
         levels=levels,
-        transition=_transition(config, levels),
+        transition=make_transition(standard_normal),
+        make_transition=make_transition,
         objective=_objective(config, levels),
         optimizer=make_optimizer(**vars(config.optimizer)),
         shape=_shape(config),
@@ -173,6 +184,32 @@ def open_data(config: Config, prepare_command: str, *, for_check: bool = False) 
     )
 
 
+def open_held_out(config: Config, prepare_command: str, split: str | None = None) -> tuple[Opened, str]:
+    """Opens a split of `config.data`: the given one, or else the test split, or else that of training.
+
+    From now on, what is found about the examples is logged.
+
+    Args:
+      config: the config.
+      prepare_command: the command that a message names if the data are not prepared.
+      split: its name.
+
+    Returns:
+      (The examples, the name of their split).
+
+    Raises:
+      UserError: the data cannot be opened.
+    """
+    data = config.data
+    source = open_data(config, prepare_command)
+    if split is None:
+        split = "test" if has_split(data.name, "test", data_dir=data.data_dir) else data.split
+    if split != data.split:
+        source = open_data(replace(config, data=replace(data, split=split)), prepare_command)
+    source.notes.listen()
+    return source, split
+
+
 def _levels(config: Config) -> Levels:
     try:
         return make_levels(**vars(config.levels))
@@ -192,11 +229,11 @@ def _objective(config: Config, levels: Levels) -> Objective:
     in_training = replace(config.sampler, noise_scale=1.0)
     if config.sampler.name == "normal":
         in_training = replace(in_training, steps=0)
-    transition = _transition(replace(config, sampler=in_training), levels)
+    transition = _make_transition(replace(config, sampler=in_training), levels)(standard_normal)
     return recovery_likelihood(levels, transition, energy_penalty=penalty)
 
 
-def _transition(config: Config, levels: Levels) -> Transition:
+def _make_transition(config: Config, levels: Levels) -> MakeTransition:
     sampler = config.sampler
     if sampler.name not in SAMPLERS:
         raise UserError(
@@ -209,13 +246,24 @@ def _transition(config: Config, levels: Levels) -> Transition:
                 f"config.sampler.name=normal is not possible with config.levels.count={config.levels.count}: "
                 f"it is an approximation for small noise; take config.levels.count={DDPM_COUNT}"
             )
-        return normal_transition(make_sampler, noise_scale=sampler.noise_scale, num_steps=sampler.steps)
+
+        def make_normal(draw_noise: DrawNoise) -> Transition:
+            return normal_transition(
+                partial(make_sampler, draw_noise=draw_noise),
+                noise_scale=sampler.noise_scale,
+                num_steps=sampler.steps,
+                draw_noise=draw_noise,
+            )
+
+        return make_normal
     if sampler.steps == 0:
         raise UserError(
             f"config.sampler.steps=0 is not possible with config.sampler.name={sampler.name}: it must be at "
             "least 1"
         )
-    return mcmc_transition(make_sampler, num_steps=sampler.steps)
+    return lambda draw_noise: mcmc_transition(
+        partial(make_sampler, draw_noise=draw_noise), num_steps=sampler.steps
+    )
 
 
 def _network(config: Config) -> nn.Module:

@@ -30,6 +30,7 @@ class Interpolate:
     rows: Annotated[int, at_least(1), "rows, each between two other draws"] = 4
     between: Annotated[str | None, "two images: FILEs or numbers of examples; else two draws"] = None
     level: Annotated[int | None, at_least(1), "given images are mixed at x_level (half of the levels)"] = None
+    noise: Annotated[Literal["mixed", "shared"], "each end has its own, or all have the same"] = "mixed"
     seed: Annotated[int, SEED, "of all noise"] = 0
 
 

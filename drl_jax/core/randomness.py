@@ -3,10 +3,15 @@
 Then neither the batch size nor the number of devices or processes changes it.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
 from drl_jax.core.types import Batch, Keys
+
+DrawNoise = Callable[[Keys, Batch | jax.ShapeDtypeStruct], Batch]
+"""(keys, like) -> N(0, I) noise of the shape and dtype of `like`, as `standard_normal` draws it."""
 
 
 def example_keys(key: jax.Array, count: int, first: int | jax.Array = 0) -> Keys:

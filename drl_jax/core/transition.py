@@ -9,7 +9,7 @@ from drl_jax.core import energy, mcmc
 from drl_jax.core.levels import Levels, extract
 from drl_jax.core.mcmc import Info, Sampler
 from drl_jax.core.mcmc.base import norm, value_and_gradient
-from drl_jax.core.randomness import fold_in, standard_normal
+from drl_jax.core.randomness import DrawNoise, fold_in, standard_normal
 from drl_jax.core.types import Batch, Keys, Level, Network
 
 Transition = Callable[[Keys, Network, Levels, Level, Batch], tuple[Batch, Info]]
@@ -17,6 +17,9 @@ Transition = Callable[[Keys, Network, Levels, Level, Batch], tuple[Batch, Info]]
 
 MakeSampler = Callable[..., Sampler]
 """(log_density, *, step_squared) -> sampler."""
+
+MakeTransition = Callable[[DrawNoise], Transition]
+"""(how Gaussian noise is drawn) -> transition."""
 
 
 def mcmc_transition(make_sampler: MakeSampler, *, num_steps: int) -> Transition:
@@ -43,7 +46,11 @@ def mcmc_transition(make_sampler: MakeSampler, *, num_steps: int) -> Transition:
 
 
 def normal_transition(
-    make_sampler: MakeSampler, *, noise_scale: float = 1.0, num_steps: int = 0
+    make_sampler: MakeSampler,
+    *,
+    noise_scale: float = 1.0,
+    num_steps: int = 0,
+    draw_noise: DrawNoise = standard_normal,
 ) -> Transition:
     """Makes the transition of the T = 1000 levels: one draw from a normal approximation of the posterior.
 
@@ -54,6 +61,7 @@ def normal_transition(
       make_sampler: of the steps after the draw, as for `mcmc_transition`.
       noise_scale: η, which multiplies the noise of the draw.
       num_steps: K, steps on the exact recovery posterior after the draw; 0 in the paper.
+      draw_noise: draws the noise of the draw.
 
     Returns:
       The transition. Its info has one row for the draw and one per step, each leaf [1 + K, batch].
@@ -66,7 +74,7 @@ def normal_transition(
         sampler = make_sampler(log_density, step_squared=extract(levels.step_squared, t, x_next))
         sigma = extract(levels.sigma, t + 1, x_next)
         value, gradient = value_and_gradient(log_density, x_next)  # of F_t: the quadratic term is 0 there
-        move = sigma**2 * gradient + noise_scale * sigma * standard_normal(fold_in(keys, 0), x_next)
+        move = sigma**2 * gradient + noise_scale * sigma * draw_noise(fold_in(keys, 0), x_next)
         draw = Info(value, norm(gradient), norm(move), jnp.ones(value.shape, bool))
         y, steps = mcmc.run(fold_in(keys, 1), sampler, x_next + move, num_steps)
         info = jax.tree.map(lambda first, others: jnp.concatenate([first[None], others]), draw, steps)

@@ -1,4 +1,4 @@
-"""How well a statistic tells two sets of examples apart: AUROC and average precision."""
+"""How well a statistic distinguishes two sets of examples: AUROC and average precision."""
 
 import numpy as np
 from jaxtyping import Float

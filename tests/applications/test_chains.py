@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from drl_jax.applications import chains
-from drl_jax.applications.chains import Kernel, Leg, Run, all_levels, begin, continue_run, one_level
+from drl_jax.applications import chains, kernels
+from drl_jax.applications.chains import Leg, Run, all_levels, begin, continue_run, one_level
+from drl_jax.applications.kernels import Kernel
 from drl_jax.core import energy, mcmc
 from drl_jax.core.mcmc import langevin
 from drl_jax.core.model import Model
@@ -56,7 +57,7 @@ def make_run(keys, kernel, target, start, legs, step_sizes: Any = 1.0, model=MOD
 
 def num_programs() -> int:
     """Of `advance`, that are compiled."""
-    return chains.advance._cache_size()  # pyright: ignore[reportAttributeAccessIssue]
+    return kernels.advance._cache_size()  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def last_states(run):
@@ -104,7 +105,7 @@ def test_hmc_visits_both_modes_as_often_as_they_weigh(new_key):
         return log_density
 
     y, every = jnp.full((n, 1), -1.0), jnp.zeros(n, int)
-    init, step = chains.make_sampler(Kernel("hmc", leapfrog_steps=6), density, every, y, jnp.full(n, 0.3))
+    init, step = kernels.make_sampler(Kernel("hmc", leapfrog_steps=6), density, every, y, jnp.full(n, 0.3))
 
     @jax.jit
     def run(keys, y):

@@ -1,4 +1,4 @@
-"""The statistics of a model of which everything is known, and what they tell apart."""
+"""The statistics of a model of which everything is known, and what they distinguish."""
 
 from dataclasses import replace
 

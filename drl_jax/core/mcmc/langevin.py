@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from drl_jax.core.mcmc.base import Info, Sampler, norm, value_and_gradient
-from drl_jax.core.randomness import standard_normal
+from drl_jax.core.randomness import DrawNoise, standard_normal
 from drl_jax.core.types import Batch, Keys, LogDensity
 
 
@@ -16,13 +16,20 @@ class LangevinState(NamedTuple):
     position: Batch
 
 
-def langevin(log_density: LogDensity, *, step_squared: jax.Array, noise_scale: float = 1.0) -> Sampler:
+def langevin(
+    log_density: LogDensity,
+    *,
+    step_squared: jax.Array,
+    noise_scale: float = 1.0,
+    draw_noise: DrawNoise = standard_normal,
+) -> Sampler:
     """Makes the sampler y ← y + ½ s² ∇log p(y) + η s ξ with ξ ~ N(0, I), without an accept/reject step.
 
     Args:
       log_density: log p of each example, in nats, up to a constant.
       step_squared: s², broadcast against the position, in squared units of the data.
       noise_scale: η; 1 in training, 0.99 in the authors' evaluation, 0 for gradient ascent.
+      draw_noise: draws ξ.
 
     Returns:
       The sampler.
@@ -47,7 +54,7 @@ def langevin(log_density: LogDensity, *, step_squared: jax.Array, noise_scale: f
     def step(keys: Keys, state: LangevinState) -> tuple[LangevinState, Info]:
         y = state.position
         value, gradient = value_and_gradient(log_density, y)
-        noise = noise_scale * standard_normal(keys, y)
+        noise = noise_scale * draw_noise(keys, y)
         move = displacement(gradient, noise, step_squared=step_squared)
         accepted = jnp.ones(value.shape, bool)
         return LangevinState(y + move), Info(value, norm(gradient), norm(move), accepted)

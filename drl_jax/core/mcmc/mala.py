@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from drl_jax.core.mcmc.base import Info, Sampler, norm, value_and_gradient
-from drl_jax.core.randomness import fold_in, standard_normal
+from drl_jax.core.randomness import DrawNoise, fold_in, standard_normal
 from drl_jax.core.types import Batch, Keys, LogDensity, PerExample
 
 
@@ -18,7 +18,13 @@ class MALAState(NamedTuple):
     gradient: Batch
 
 
-def mala(log_density: LogDensity, *, step_squared: jax.Array, step_range: float = 1.0) -> Sampler:
+def mala(
+    log_density: LogDensity,
+    *,
+    step_squared: jax.Array,
+    step_range: float = 1.0,
+    draw_noise: DrawNoise = standard_normal,
+) -> Sampler:
     """Makes a sampler that proposes y′ = m(y) + r ξ with ξ ~ N(0, I) and accepts or rejects it.
 
     The mean is m(y) = y + ½ r² ∇log p(y), with the drift cut to length r so that a steep gradient cannot
@@ -31,6 +37,7 @@ def mala(log_density: LogDensity, *, step_squared: jax.Array, step_range: float 
       log_density: log p of each example, in nats, up to a constant.
       step_squared: s², the largest squared step, [batch, 1, …], in squared units of the data.
       step_range: s² divided by the smallest squared step, at least 1.
+      draw_noise: draws ξ.
 
     Returns:
       The sampler.
@@ -51,7 +58,7 @@ def mala(log_density: LogDensity, *, step_squared: jax.Array, step_range: float 
 
     def step(keys: Keys, state: MALAState) -> tuple[MALAState, Info]:
         y, value, gradient = state
-        noise = standard_normal(fold_in(keys, 0), y)
+        noise = draw_noise(fold_in(keys, 0), y)
         u = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(fold_in(keys, 1))
         r_squared = step_squared * step_range ** -u[:, 0].reshape(step_squared.shape)
 
