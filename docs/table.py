@@ -37,6 +37,9 @@ class Setting(NamedTuple):
 T6 = "train --config=cifar10:t6"
 SETTINGS = [
     Setting("digits 8x8", "digits", "train --config=digits"),
+    Setting("digits 8x8, T1k (K = 0)", "digits_t1k", "train --config=digits:t1k"),
+    Setting("digits 8x8, T1k by denoising score matching", "digits_t1k_dsm", "train --config=digits:t1k_dsm"),
+    Setting("Fashion-MNIST 28x28", "fashion_mnist", "train --config=fashion_mnist"),
     *(
         Setting(what, density, f"train --config=points:{density}")
         for what, density in (

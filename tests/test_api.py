@@ -130,6 +130,11 @@ def test_interpolations_are_between_their_ends(model):
     rows = model.interpolate(0, 5)
     assert rows.shape == (5, 8, 8, 1)
     np.testing.assert_array_equal(model.interpolate(0, 3), rows[[0, 2, 4]])
+    shared = model.interpolate(0, 3, noise="shared")
+    sample = model.sample(0, 1).astype(int)
+    for first in (rows[:1], shared[:1]):
+        assert np.abs(first - sample).max() <= 1  # other programs round to bytes differently
+    assert np.abs(rows[-1].astype(int) - shared[-1]).max() > 1
     x, y = np.zeros((8, 8, 1), np.uint8), np.full((8, 8, 1), 255, np.uint8)
     for level in (1, 3):
         assert model.interpolate(0, 4, between=(x, y), level=level).shape == (4, 8, 8, 1)
@@ -154,6 +159,10 @@ MISTAKES = {
     "no completion": (lambda m: m.inpaint(0, IMAGE[0], HALF, 0), "n=0 is not possible"),
     "seed": (lambda m: m.sample(-1, 2), "key=-1 is not possible: it must be a seed"),
     "old key": (lambda m: m.sample(jax.random.PRNGKey(0), 2), "one key of jax.random.key"),
+    "noise": (
+        lambda m: m.interpolate(0, 3, noise="none"),
+        "noise='none' is not possible: it must be mixed or",
+    ),
     "level without ends": (lambda m: m.interpolate(0, 3, level=1), "give between="),
     "mask without holes": (lambda m: m.inpaint(0, IMAGE[0], np.ones((8, 8), bool)), "nothing to complete"),
     "mask of numbers": (lambda m: m.inpaint(0, IMAGE[0], np.ones((8, 8))), "known is of float64"),

@@ -33,6 +33,9 @@ def test_interpolations_are_those_of_the_api(model, digits, tmp_path, capsys):
     with Image.open(tmp_path / "interpolation.png") as image:
         assert image.width > image.height  # three columns, two rows
     Image.fromarray(digits[1, ..., 0]).save(tmp_path / "one.png")
+    assert main([*common, "--noise=shared"]) == 0
+    rows = arrays(tmp_path / "interpolation.npz")["arr_0"]
+    np.testing.assert_array_equal(rows[0], model.interpolate(0, 3, noise="shared"))
     assert main([*common, f"--between=0,{tmp_path}/one.png", "--level=2"]) == 0
     rows = arrays(tmp_path / "interpolation.npz")["arr_0"]
     ends = (digits[0], digits[1])
@@ -65,6 +68,7 @@ def test_completions_are_those_of_the_api(model, digits, tmp_path, capsys):
         ("interpolate --model=nobody", "'nobody' is no model; give one of digits"),
         ("interpolate --model=/", "'/' is no model: the folder holds no run"),
         ("interpolate --model=digits --level=2", "--level=2 is for given images; give --between=FILE,FILE"),
+        ("interpolate --model=digits --noise=none", "--noise=none is not possible"),
         ("interpolate --model=digits --between=1", "names 1 images; right is FILE,FILE"),
         ("interpolate --model=digits --between=1,2 --level=9", "level=9 is not possible"),
         ("interpolate --model=digits --between=1,1797", "the data have 1797 examples, from 0 on"),
