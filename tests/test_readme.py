@@ -144,7 +144,7 @@ def test_contributing_names_what_exists():
     for name, file in (
         ("SAMPLERS", "config/build.py"),
         ("_network", "config/build.py"),
-        ("_transition", "config/build.py"),
+        ("_make_transition", "config/build.py"),
         ("build", "config/build.py"),
         ("NETWORKS", "config/schema.py"),
         ("Sampler", "config/schema.py"),
