@@ -38,7 +38,7 @@ flags:
   --config=FILE.py[:ARGUMENT]  a config file; without --config, the config of the run in --workdir
   --config.KEY=VALUE           override a value, as in --config.data.batch_size=64; None for no value
   --workdir=DIR                the folder of the run (train, sample, evaluate, export, report)
-  --output=DIR                 where all but train and plan write; the workdir without it
+  --output=DIR                 where sample, evaluate, export, report and applications write
   --model=NAME|DIR|FILE        applications: a model that ships ({models}), a workdir, or a file of `export`
   --show                       print the config and stop
   --topology=NAME              plan: the hardware, as in v5e:4x4, tpu7x:2x2x2, gpu:h100:8 or cpu:8

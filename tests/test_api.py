@@ -153,6 +153,7 @@ MISTAKES = {
     "level of another type": (lambda m: m.energy(IMAGE, True), "level=True is not possible"),
     "level of statistics": (lambda m: m.statistics(0, IMAGE, 3), "level=3 is not possible"),
     "no draws": (lambda m: m.statistics(0, IMAGE, 0, 0), "n=0 is not possible"),
+    "level above": (lambda m: m.diffuse(0, IMAGE, 4), "from 0 to 3"),
     "level of noise": (lambda m: m.denoise(0, IMAGE, 0), "from 1 to 3"),
     "count": (lambda m: m.sample(0, 0), "n=0 is not possible: it must be a whole number of at least 1"),
     "one row": (lambda m: m.interpolate(0, 1), "at least 2"),

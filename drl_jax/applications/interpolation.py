@@ -18,7 +18,7 @@ Rows = Float[Array, "rows *shape"]
 Weights = Float[Array, " rows"]
 
 Noise = Literal["mixed", "shared"]
-"""Of the chains: each end has noise of its own, mixed between them; or all have the same noise."""
+"""Of the steps of chains. "mixed": each end has its own, mixed between them. "shared": all have the same."""
 
 _SECOND = 2**31 - 3  # what is folded into the keys of the first end for the noise of the second
 

@@ -201,7 +201,7 @@ def advance(
       first: steps that were made before.
       count: how many steps.
       kernel: how the chain moves.
-      target: its density.
+      target: which density the chains follow.
 
     Returns:
       The position [batch, *shape], and what is known of these steps.

@@ -23,8 +23,10 @@ COMMANDS = {
 APPLICATIONS = {
     "interpolate": "draw images on the way between two others",
     "inpaint": "draw completions of images of which a part is known",
+    "denoise": "add noise to images, and draw images from the result",
+    "energy": "compute energies and scores of images, level by level",
     "likelihood": "estimate log Z of levels, and bits per dimension of the data",
-    "detect": "tell other images from those of a model",
+    "detect": "measure how well energies distinguish other images from the data of a model",
     "chain": "run long Markov chains, and measure how they mix and what becomes of samples",
 }
 NEED_WORKDIR = ("train", "sample", "evaluate", "export", "report")

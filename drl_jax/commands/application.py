@@ -20,6 +20,7 @@ from drl_jax.config.overrides import ApplicationArguments
 from drl_jax.data.decoding import CropResize
 from drl_jax.errors import UserError
 from drl_jax.parallel.preemption import Stop
+from drl_jax.parallel.sampler import recorded_states
 from drl_jax.report.matplotlib_cache import provide_folder
 
 Application = Callable[[TrainedModel, Options, epath.Path, Stop], None]
@@ -64,6 +65,20 @@ def prepare_command(model: TrainedModel) -> str:
         return f"drl-jax prepare --config={model.source}"
     is_run = files.exists(epath.Path(model.source) / schema.FILE)
     return shlex.join(["drl-jax", "prepare", f"--workdir={model.source}" if is_run else "--config=CONFIG"])
+
+
+def some_levels(model: TrainedModel, given: tuple[int, ...] | None) -> list[int]:
+    """Returns the levels that --levels names; without it all, or nine of many.
+
+    Raises:
+      UserError: there is no such level.
+    """
+    last = model.num_levels - 1
+    if given is None:
+        return recorded_states(last)
+    if wrong := [level for level in given if not 0 <= level <= last]:
+        raise UserError(f"--levels={','.join(map(str, given))}: {wrong[0]} is not from 0 to {last}")
+    return list(dict.fromkeys(given))
 
 
 def read_images(model: TrainedModel, flag: str, text: str) -> np.ndarray:

@@ -17,7 +17,7 @@ from etils import epath
 from drl_jax import arrays, files
 from drl_jax.api import TrainedModel
 from drl_jax.applications.detection import Statistics
-from drl_jax.commands.application import check_is_of_images, prepare_command
+from drl_jax.commands.application import check_is_of_images, prepare_command, some_levels
 from drl_jax.config.build import open_held_out
 from drl_jax.config.options import Detect
 from drl_jax.data import made
@@ -25,7 +25,6 @@ from drl_jax.data.sources import Opened
 from drl_jax.errors import UserError
 from drl_jax.metrics.ranking import auroc, average_precision
 from drl_jax.parallel.preemption import Stop, raise_on_signal
-from drl_jax.parallel.sampler import recorded_states
 from drl_jax.report import provenance
 from drl_jax.report.histograms import save_histograms
 from drl_jax.report.images import save_grid
@@ -67,7 +66,7 @@ def detect(model: TrainedModel, options: Detect, output: epath.Path, stop: Stop)
     """
     del stop
     check_is_of_images(model, "detect")
-    levels = _levels(model, options.levels)
+    levels = some_levels(model, options.levels)
     with raise_on_signal():
         images = _read(model, options)
         measured = [_measure(model, images, level, options) for level in levels]
@@ -154,16 +153,6 @@ def _tables(scores: Sequence[Scores]) -> dict[str, Any]:
         }
         for i, metric in enumerate(("auroc", "average_precision"))
     }
-
-
-def _levels(model: TrainedModel, given: tuple[int, ...] | None) -> list[int]:
-    """The levels that are asked for; else all, or nine of many."""
-    last = model.num_levels - 1
-    if given is None:
-        return recorded_states(last)
-    if wrong := [level for level in given if not 0 <= level <= last]:
-        raise UserError(f"--levels={','.join(map(str, given))}: {wrong[0]} is not from 0 to {last}")
-    return list(dict.fromkeys(given))
 
 
 def _read(model: TrainedModel, options: Detect) -> _Images:

@@ -35,6 +35,8 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _APPLICATIONS = {
     "interpolation": "Interpolation",
     "inpainting": "Inpainting",
+    "denoising": "Denoising",
+    "energy": "Energies",
     "chain": "Long chains",
     "likelihood": "Likelihood",
     "detect": "Detection of other data",

@@ -187,7 +187,7 @@ def open_data(config: Config, prepare_command: str, *, for_check: bool = False) 
 def open_held_out(config: Config, prepare_command: str, split: str | None = None) -> tuple[Opened, str]:
     """Opens a split of `config.data`: the given one, or else the test split, or else that of training.
 
-    From now on, what is found about the examples is logged.
+    After this call, problems of the examples are logged.
 
     Args:
       config: the config.

@@ -1,4 +1,4 @@
-"""What results of a trained model depend on: a kept part is used again only if all of this is equal."""
+"""What results of a trained model depend on. A saved part is used again only if all of it is equal."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,6 +9,8 @@ from drl_jax.checkpoints.digests import sha256
 from drl_jax.config import schema
 from drl_jax.config.schema import Config
 from drl_jax.core.model import Model
+
+_NUMERICS = ("network.dtype", "network.precision")  # which the weights do not show
 
 
 def identity(
@@ -25,7 +27,7 @@ def identity(
     Returns:
       Names and values, of JSON's types.
     """
-    prefixes = tuple(f"{topic}." for topic in topics)
+    prefixes = (*(f"{topic}." for topic in topics), *_NUMERICS)
     settings = schema.flatten(schema.to_dict(config))
     return {
         "weights_sha256": sha256(model),

@@ -27,7 +27,7 @@ class Interpolate:
     """Options of `interpolate`."""
 
     count: Annotated[int, at_least(2), "examples in a row, with both ends"] = 8
-    rows: Annotated[int, at_least(1), "rows, each between two other draws"] = 4
+    rows: Annotated[int, at_least(1), "rows; row i has the seed --seed + i"] = 4
     between: Annotated[str | None, "two images: FILEs or numbers of examples; else two draws"] = None
     level: Annotated[int | None, at_least(1), "given images are mixed at x_level (half of the levels)"] = None
     noise: Annotated[Literal["mixed", "shared"], "each end has its own, or all have the same"] = "mixed"
@@ -43,6 +43,25 @@ class Inpaint:
     rectangle: Annotated[tuple[int, ...] | None, _RECTANGLE, "the part that is drawn"] = None
     count: Annotated[int, at_least(1), "completions of each"] = 8
     seed: Annotated[int, SEED, "of all noise"] = 0
+
+
+@dataclass(frozen=True)
+class Denoise:
+    """Options of `denoise`."""
+
+    images: Annotated[str, "FILEs and numbers of examples, with commas"] = "0"
+    level: Annotated[int | None, at_least(1), "images get the noise of x_level (half of the levels)"] = None
+    count: Annotated[int, at_least(1), "draws for each image"] = 4
+    seed: Annotated[int, SEED, "of all noise"] = 0
+
+
+@dataclass(frozen=True)
+class Energy:
+    """Options of `energy`."""
+
+    images: Annotated[str, "FILEs and numbers of examples, with commas"] = "0"
+    levels: Annotated[tuple[int, ...] | None, _LEVELS, "of the energies (all, or nine of many)"] = None
+    seed: Annotated[int, SEED, "of the noise that images get"] = 0
 
 
 @dataclass(frozen=True)
@@ -97,10 +116,12 @@ class Chain:
     seed: Annotated[int, SEED, "of all noise"] = 0
 
 
-Options = Interpolate | Inpaint | Chain | Likelihood | Detect
+Options = Interpolate | Inpaint | Denoise | Energy | Chain | Likelihood | Detect
 COMMANDS: dict[str, type[Options]] = {
     "interpolate": Interpolate,
     "inpaint": Inpaint,
+    "denoise": Denoise,
+    "energy": Energy,
     "chain": Chain,
     "likelihood": Likelihood,
     "detect": Detect,

@@ -1,5 +1,6 @@
 """The commands of the applications: what they write, and one line for what is wrong."""
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -62,13 +63,49 @@ def test_completions_are_those_of_the_api(model, digits, tmp_path, capsys):
     assert (tmp_path / "inpainting.png").exists()
 
 
+def test_denoising_is_that_of_the_api(model, digits, tmp_path, capsys):
+    argv = ["denoise", "--model=digits", f"--output={tmp_path}", "--images=1,3", "--count=3", "--level=2"]
+    assert main([*argv, "--seed=5"]) == 0
+    assert "3 draws for each of 2 images at level 2" in capsys.readouterr().out
+    found = arrays(tmp_path / "denoising.npz")
+    of_noise, of_chains = jax.random.split(jax.random.key(5))
+    noisy = model.diffuse(of_noise, digits[[1, 3]], 2)
+    np.testing.assert_array_equal(found["noisy"], noisy)
+    draws = model.denoise(of_chains, np.repeat(noisy, 3, axis=0), 2)
+    np.testing.assert_array_equal(found["draws"], draws.reshape(2, 3, 8, 8, 1))
+    assert len(np.unique(draws[:3], axis=0)) == 3  # each draw has noise of its own
+    with Image.open(tmp_path / "denoising.png") as image:
+        assert image.width > 2 * image.height  # six columns, two rows
+
+
+def test_energies_are_those_of_the_api(model, digits, tmp_path, capsys):
+    argv = ["energy", "--model=digits", f"--output={tmp_path}", "--images=0,2", "--levels=4,0"]
+    assert main(argv) == 0
+    printed = capsys.readouterr().out
+    found = arrays(tmp_path / "energy.npz")
+    assert found["levels"].tolist() == [4, 0]
+    for i, level in enumerate((4, 0)):
+        x = model.diffuse(0, digits[[0, 2]], level)
+        np.testing.assert_array_equal(found["x"][i], x)
+        np.testing.assert_array_equal(found["energy"][i], model.energy(x, level))
+        np.testing.assert_array_equal(found["score"][i], model.score(x, level))
+        assert f"{model.energy(x, level)[1]:.2f}" in printed
+    assert (tmp_path / "energy.png").exists()
+
+
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
+        (
+            "denoise --model=digits --level=7",
+            "level=7 is not possible: it must be a whole number from 1 to 6",
+        ),
+        ("denoise --model=digits --images=no.png", "--images=no.png cannot be read"),
+        ("energy --model=digits --levels=6", "--levels=6: 6 is not from 0 to 5"),
         ("interpolate --model=nobody", "'nobody' is no model; give one of digits"),
         ("interpolate --model=/", "'/' is no model: the folder holds no run"),
         ("interpolate --model=digits --level=2", "--level=2 is for given images; give --between=FILE,FILE"),
-        ("interpolate --model=digits --noise=none", "--noise=none is not possible"),
+        ("interpolate --model=digits --noise=both", "--noise=both is not possible"),
         ("interpolate --model=digits --between=1", "names 1 images; right is FILE,FILE"),
         ("interpolate --model=digits --between=1,2 --level=9", "level=9 is not possible"),
         ("interpolate --model=digits --between=1,1797", "the data have 1797 examples, from 0 on"),
