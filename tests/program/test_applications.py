@@ -105,7 +105,7 @@ def test_energies_are_those_of_the_api(model, digits, tmp_path, capsys):
         ("interpolate --model=nobody", "'nobody' is no model; give one of digits"),
         ("interpolate --model=/", "'/' is no model: the folder holds no run"),
         ("interpolate --model=digits --level=2", "--level=2 is for given images; give --between=FILE,FILE"),
-        ("interpolate --model=digits --noise=both", "--noise=both is not possible"),
+        ("interpolate --model=digits --noise=both", "--noise='both' is not possible"),
         ("interpolate --model=digits --between=1", "names 1 images; right is FILE,FILE"),
         ("interpolate --model=digits --between=1,2 --level=9", "level=9 is not possible"),
         ("interpolate --model=digits --between=1,1797", "the data have 1797 examples, from 0 on"),
