@@ -52,6 +52,12 @@ flags:
 Exit code 0: done. 1: failed, restarting will not help. 42: stopped early, run the same command again.
 """
 
+_OF_ALL_APPLICATIONS = """\
+  --model=NAME|DIR|FILE              a model that ships ({models}), a workdir, or a file of `export`
+  --output=DIR                       where results are written: the workdir, or else the current folder
+  --config.KEY=VALUE                 override a value that training did not depend on
+"""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command inside a Python process that goes on afterwards, such as that of a notebook.
@@ -191,7 +197,7 @@ def _usage(about: Sequence[str]) -> str:
         if name in APPLICATIONS:
             return (
                 f"usage: drl-jax {name} --model=MODEL [--OPTION=VALUE ...]\n\n{APPLICATIONS[name]}\n\n"
-                f"{options.usage(name)}\n"
+                f"{_OF_ALL_APPLICATIONS.format(models=', '.join(pretrained.names()))}{options.usage(name)}\n"
             )
     listed = lambda texts: "\n".join(f"  {name:<11} {text}" for name, text in texts.items())
     return USAGE.format(
