@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,6 @@ from drl_jax.api.long_runs import ChainSettings, LongRun
 from drl_jax.api.programs import Watch, WatchedMaking, first_not_finite, on_all_devices, unwatched
 from drl_jax.api.stored import stored_log_z
 from drl_jax.applications import chains, detection, likelihood
-from drl_jax.applications.interpolation import Noise
 from drl_jax.applications.kernels import Kernel
 from drl_jax.applications.likelihood import Sandwich
 from drl_jax.config.build import Components, make_sampler
@@ -321,7 +320,7 @@ class TrainedModel:
         *,
         between: tuple[Array, Array] | None = None,
         level: int | None = None,
-        noise: Noise = "mixed",
+        noise: str = "mixed",
     ) -> np.ndarray:
         """Draws examples on the way between two draws, or between two given examples.
 
@@ -349,7 +348,7 @@ class TrainedModel:
           (3, 8, 8, 1)
         """
         check_count(n, 2)
-        if noise not in get_args(Noise):
+        if noise not in ("mixed", "shared"):
             raise UserError(f"noise={noise!r} is not possible: it must be mixed or shared")
         first_key = example_keys(random_key(key), 1)[0]
         weights_of_y, _ = on_all_devices(jnp.linspace(0.0, 1.0, n))

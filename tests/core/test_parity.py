@@ -8,7 +8,6 @@ authors' own code in single precision differs by from itself: energies 4e-6, the
 """
 
 from functools import cache, partial
-from importlib import import_module
 from pathlib import Path
 
 import jax
@@ -30,7 +29,6 @@ from drl_jax.core.transition import mcmc_transition
 from tests.golden import authors
 
 # The package exports the function under the same name.
-langevin_module = import_module("drl_jax.core.mcmc.langevin")
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 LEVELS = make_levels(6)
@@ -134,11 +132,10 @@ def float64():
 
 @pytest.fixture
 def replay(monkeypatch):
-    """replay(noises): chains and diffusion take noises[k, i] where they would draw from
-    fold_in(keys[i], k).
+    """replay(noises): diffusion takes noises[k, i] where it would draw from fold_in(keys[i], k).
 
-    Returns the keys to run with: they carry the example in place of a seed, folding in makes the
-    step.
+    Returns the keys to run with, and `draw_noise` for the steps of chains. The keys carry the example in
+    place of a seed, folding in makes the step.
     """
 
     def fold_in(keys, step):
@@ -150,12 +147,13 @@ def replay(monkeypatch):
             example, step = jax.random.key_data(keys).T
             return jnp.asarray(noises, like.dtype)[step, example]
 
-        for module in (levels_module, base_module, langevin_module):
+        for module in (levels_module, base_module):
             for function in (fold_in, standard_normal):
                 if hasattr(module, function.__name__):
                     monkeypatch.setattr(module, function.__name__, function)
         examples = jnp.arange(noises.shape[1], dtype=jnp.uint32)
-        return jax.random.wrap_key_data(jnp.stack([examples, jnp.zeros_like(examples)], axis=1))
+        keys = jax.random.wrap_key_data(jnp.stack([examples, jnp.zeros_like(examples)], axis=1))
+        return keys, standard_normal
 
     return set_up
 
@@ -256,7 +254,7 @@ def test_diffuse(replay):
     # The authors draw the step's noise before the jump's; the product's jump folds in 0, its step
     # 1.
     given, expected = authors.chain(), golden("chains")
-    keys = replay(given["q_noise"][::-1])
+    keys, _ = replay(given["q_noise"][::-1])
     x_t, x_next = diffuse(keys, jnp.asarray(given["x0"]), jnp.asarray(given["t"]), LEVELS)
     # Theirs were made in float32: numbers of size 4, a few roundings of 2^-24 each.
     np.testing.assert_allclose(x_t, expected["x_pos"], rtol=0, atol=1e-6)
@@ -268,12 +266,12 @@ def test_chain_of_a_network_normalised_once(dtype, replay):
     """The product's transition on the stored noises: levels 0, 2, 3, and 5, which has no recovery term."""
     given, expected = authors.chain(), golden("chains")
     with jax.enable_x64(dtype == "float64"):
-        keys = replay(given["noises"])
+        keys, draw_noise = replay(given["noises"])
 
         @jax.jit
         def draw(params, vectors, x_next):
             normal, _ = spectral.normalize(params, vectors)
-            transition = mcmc_transition(langevin, num_steps=30)
+            transition = mcmc_transition(partial(langevin, draw_noise=draw_noise), num_steps=30)
             return transition(keys, bind(RELU, normal), LEVELS, jnp.asarray(given["t"]), x_next)[0]
 
         x_next = jnp.asarray(expected["tilde_x"], dtype)
@@ -296,7 +294,7 @@ def test_chain_of_a_network_normalised_once(dtype, replay):
 def test_chain_whose_vectors_move_at_every_call(float64, replay):
     """The authors' own chain: the product's pieces, put together with a normalisation per step."""
     given, expected = authors.chain(), golden("chains")
-    keys, t = replay(given["noises"]), jnp.asarray(given["t"])
+    (keys, draw_noise), t = replay(given["noises"]), jnp.asarray(given["t"])
 
     @jax.jit
     def chain(params, vectors, x_next):
@@ -307,6 +305,7 @@ def test_chain_whose_vectors_move_at_every_call(float64, replay):
                 energy.recovery(bind(RELU, normal), LEVELS, t, x_next),
                 step_squared=extract(LEVELS.step_squared, t, x_next),
                 noise_scale=0.99,
+                draw_noise=draw_noise,
             )
             (y,), info = sampler.step(base_module.fold_in(keys, k), sampler.init(y))
             return (y, vectors), (y, info.log_density)
