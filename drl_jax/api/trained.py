@@ -107,7 +107,7 @@ class TrainedModel:
           >>> model.energy(model.sample(0, 4), level=0).shape
           (4,)
         """
-        return -self._log_density_and_score(x, level)[0]
+        return self.energy_and_score(x, level)[0]
 
     def log_density(self, x: Array, level: int = 0, *, log_z: float | None = None) -> np.ndarray:
         """Computes log p_t(x) of examples, in nats: of numbers in units of the model, inside of a box.
@@ -135,11 +135,11 @@ class TrainedModel:
           >>> bool((model.log_density(images, 5, log_z=log_z) == -model.energy(images, 5) - log_z).all())
           True
         """
-        value, _ = self._log_density_and_score(x, level)
+        energy = self.energy(x, level)
         log_z = stored_log_z(self.source, self.model, level) if log_z is None else log_z
         size, scale = np.prod(self.parts.shape), self.parts.levels.scale[level]
         is_inside = np.asarray(likelihood.inside(checks.examples(x, self.parts.shape), self.bound(level)))
-        return np.where(is_inside, value + size * np.log(scale) - log_z, -np.inf)
+        return np.where(is_inside, -energy + size * np.log(scale) - log_z, -np.inf)
 
     def bound(self, level: int = 0) -> float:
         """Computes the box of `log_density`: a_cum_t r + 6 sigma_cum_t, where data are in [-r, r].
@@ -215,7 +215,7 @@ class TrainedModel:
           >>> model.score(model.sample(0, 4), level=0).shape
           (4, 8, 8, 1)
         """
-        return self._log_density_and_score(x, level)[1]
+        return self.energy_and_score(x, level)[1]
 
     def statistics(self, key: Key, x: Array, level: int, n: int = 1) -> detection.Statistics:
         """Computes two statistics of examples, which are expected to be higher for data of another kind.
@@ -311,7 +311,7 @@ class TrainedModel:
         run = lambda watch: programs.draw_from(
             rows[0], self.model, watch(self.parts.transition), rows[1], first
         )[:n]
-        return self._output(np.asarray(run(unwatched)), run)
+        return self._run(run)
 
     def interpolate(
         self,
@@ -366,7 +366,7 @@ class TrainedModel:
             run = lambda watch: programs.between_examples(
                 first_key, self.model, make(watch), x, y, weights_of_y, first, noise
             )[:n]
-        return self._output(np.asarray(run(unwatched)), run)
+        return self._run(run)
 
     def inpaint(self, key: Key, x: Array, known: Array, n: int = 4) -> np.ndarray:
         """Draws completions of an example of which a part is known.
@@ -400,7 +400,7 @@ class TrainedModel:
         masks = jnp.repeat(jnp.asarray(mask)[None], n, axis=0)
         rows, _ = on_all_devices((keys, jnp.repeat(given, n, axis=0), masks))
         run = lambda watch: programs.inpaint(rows[0], self.model, watch(self.parts.transition), *rows[1:])[:n]
-        completed = self._output(np.asarray(run(unwatched)), run)
+        completed = self._run(run)
         if x.dtype != completed.dtype:
             return completed
         return np.where(mask[None], x[None], completed)  # bytes to floats and back may lose one
@@ -565,17 +565,33 @@ class TrainedModel:
         again = lambda watch: programs.draw_from(
             run.keys, self.model, watch(self.parts.transition), rows, level
         )[:n]
-        return self._output(np.asarray(again(unwatched)), again)
+        return self._run(again)
 
-    def _log_density_and_score(self, x: Array, level: int) -> tuple[np.ndarray, np.ndarray]:
+    def energy_and_score(self, x: Array, level: int) -> tuple[np.ndarray, np.ndarray]:
+        """Computes what `energy` and `score` return, in one pass.
+
+        Args:
+          x: examples [n, *shape].
+          level: t, 0 … T − 1.
+
+        Returns:
+          Energies [n], and gradients of log p_t(x) [n, *shape].
+
+        Raises:
+          UserError: the input is not right.
+        """
         t = whole_level(level, 0, self.num_levels - 1)
         rows, n = on_all_devices(checks.examples(x, self.parts.shape))
         log_density, score = programs.log_density_and_score(self.model, rows, t)
-        return np.asarray(log_density)[:n], np.asarray(score)[:n]
+        return -np.asarray(log_density)[:n], np.asarray(score)[:n]
 
     @cached_property
     def _sampler(self) -> ShardedSampler:
         return make_sampler(self.config, self.parts, place(), Stop())
+
+    def _run(self, run: Callable[[Watch], jax.Array]) -> np.ndarray:
+        """Runs chains once, and again if they left the finite numbers, to say where: see `_output`."""
+        return self._output(np.asarray(run(unwatched)), run)
 
     def _output(self, x: np.ndarray, again: Callable[[Watch], jax.Array]) -> np.ndarray:
         """Examples of the data's type. Raises UserError if chains left the finite numbers, and says where."""

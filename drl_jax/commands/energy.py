@@ -34,8 +34,8 @@ def energy(model: TrainedModel, options: Energy, output: epath.Path, stop: Stop)
     images = read_images(model, "--images", options.images)
     with raise_on_signal():
         x = np.stack([model.diffuse(options.seed, images, level) for level in levels])
-        energies = np.stack([model.energy(x[i], level) for i, level in enumerate(levels)])
-        scores = np.stack([model.score(x[i], level) for i, level in enumerate(levels)])
+        both = [model.energy_and_score(x_t, level) for x_t, level in zip(x, levels, strict=True)]
+    energies, scores = map(np.stack, zip(*both, strict=True))
     arrays.save(
         output / "energy.npz", images=images, levels=np.array(levels), x=x, energy=energies, score=scores
     )

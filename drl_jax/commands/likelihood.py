@@ -8,7 +8,6 @@ from dataclasses import asdict
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
@@ -20,15 +19,12 @@ from drl_jax.config import schema
 from drl_jax.config.build import open_held_out
 from drl_jax.config.identity import identity
 from drl_jax.config.options import Likelihood
-from drl_jax.core.levels import diffuse_to
-from drl_jax.core.randomness import example_keys
 from drl_jax.data import densities
 from drl_jax.errors import UserError
 from drl_jax.evaluation.reference import short_hash
 from drl_jax.ownership import owned
 from drl_jax.parallel.annealer import Annealer, Progress
 from drl_jax.parallel.preemption import Stop
-from drl_jax.pixels import to_unit
 from drl_jax.report import provenance
 
 FOLDER = "likelihood"  # in --output: the parts that are done, one file per level
@@ -154,9 +150,7 @@ def _density(
 ) -> dict[str, Any]:
     """The log-density of examples with the noise of level t, and their bits per dimension."""
     size, is_bytes = int(np.prod(examples.shape[1:])), examples.dtype == np.uint8
-    keys = example_keys(jax.random.fold_in(jax.random.key(options.seed), t), len(examples))
-    every, unit = jnp.full(len(examples), t), jnp.asarray(to_unit(examples))
-    x = np.asarray(diffuse_to(keys, unit, every, model.parts.levels))
+    x = model.diffuse(jax.random.fold_in(jax.random.key(options.seed), t), examples, t)
     parts = [
         model.log_density(x[first : first + _ROWS], t, log_z=log_z)
         for first in range(0, len(examples), _ROWS)
