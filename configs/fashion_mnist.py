@@ -24,12 +24,12 @@ def get_config() -> ConfigDict:
     config.sampler.steps = 30  # K, per level, as in the paper; 15 diverged (docs/divergence.md)
     config.optimizer.learning_rate = 1e-3  # ten times the paper's, because the network is small
     config.optimizer.warmup_steps = 500
-    config.optimizer.decay_steps = 12_000  # learning rate 0 at the end
+    config.optimizer.decay_steps = 16_000  # learning rate 0 at the end
     config.optimizer.clip_norm = 20.0  # about half of the usual norm
-    config.training.steps = 12_000
+    config.training.steps = 16_000
     config.training.ema_decay = 0.999
     config.checkpoint.every = 250  # steps
-    config.evaluation.every = 2000  # steps
+    config.evaluation.every = 4000  # steps
     config.evaluation.num_samples = 1000
     config.evaluation.samples_per_device = 50  # at once on a device
     config.evaluation.save_every = 500

@@ -3,8 +3,9 @@
     python docs/pages.py           writes them
     python docs/pages.py --check   exit code 1 if a page does not match the code
 
-They are the table of config keys (configuration.md), and the list of files and the two algorithms
-(architecture.md). Each is between `<!-- NAME: written by docs/pages.py -->` and `<!-- end of NAME -->`.
+They are the table of config keys (configuration.md), the options of the applications (applications.md), and
+the list of files and the two algorithms (architecture.md). Each is between
+`<!-- NAME: written by docs/pages.py -->` and `<!-- end of NAME -->`.
 """
 
 import ast
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 
-from drl_jax.config import schema
+from drl_jax.config import options, schema
 from drl_jax.config.rules import Key
 
 HERE = Path(__file__).parent
@@ -38,6 +39,20 @@ def keys() -> str:
                     parts.append(_row(name, key, comments[cls.__name__, name.split(".")[1]]))
             parts.append("")
     return "\n".join(parts)
+
+
+def flags(command: str) -> Callable[[], str]:
+    """Makes a function that makes a table of the options of an application, as Markdown."""
+
+    def make() -> str:
+        rows = [
+            (f"`{form}`", default and f"`{default}`", meaning)
+            for form, meaning, default in options.flags(command)
+        ]
+        lines = ["| option | default | what it is |", "|---|---|---|"]
+        return "\n".join([*lines, *("| " + " | ".join(map(_escaped, row)) + " |" for row in rows), ""])
+
+    return make
 
 
 def files() -> str:
@@ -82,6 +97,7 @@ def code(file: str, *function: str) -> Callable[[], str]:
 
 PARTS = {
     "configuration.md": {"keys": keys},
+    "applications.md": {f"options of {command}": flags(command) for command in options.COMMANDS},
     "architecture.md": {
         "files": files,
         "algorithm 1": code("core/objective.py", "recovery_likelihood", "objective"),

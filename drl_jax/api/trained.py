@@ -59,6 +59,11 @@ class TrainedModel:
         """T."""
         return self.parts.levels.num_levels
 
+    @property
+    def middle_level(self) -> int:
+        """T / 2, at least 1: the t of x_t if none is named."""
+        return max(1, self.num_levels // 2)
+
     def sample(self, key: Key, n: int = 16) -> np.ndarray:
         """Draws samples on all devices. Sample i depends on (key, i) and not on n.
 
@@ -361,8 +366,7 @@ class TrainedModel:
             )[:n]
         else:
             x, y = (checks.examples(np.asarray(each)[None], self.parts.shape) for each in between)
-            default = max(1, self.num_levels // 2)
-            first = whole_level(default if level is None else level, 1, self.num_levels)
+            first = self.middle_level if level is None else whole_level(level, 1, self.num_levels)
             run = lambda watch: programs.between_examples(
                 first_key, self.model, make(watch), x, y, weights_of_y, first, noise
             )[:n]

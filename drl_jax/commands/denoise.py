@@ -13,7 +13,7 @@ from drl_jax.commands.application import check_is_of_images, read_images
 from drl_jax.config.options import Denoise
 from drl_jax.parallel.preemption import Stop, raise_on_signal
 from drl_jax.pixels import to_uint8, to_unit
-from drl_jax.report.images import save_grid
+from drl_jax.report.images import save_columns
 
 _logger = logging.getLogger(__name__)
 
@@ -33,8 +33,7 @@ def denoise(model: TrainedModel, options: Denoise, output: epath.Path, stop: Sto
     del stop
     check_is_of_images(model, "denoise")
     images = read_images(model, "--images", options.images)
-    half = max(1, model.num_levels // 2)
-    level = whole_level(half if options.level is None else options.level, 1, model.num_levels)
+    level = model.middle_level if options.level is None else whole_level(options.level, 1, model.num_levels)
     with raise_on_signal():
         of_noise, of_chains = jax.random.split(jax.random.key(options.seed))
         noisy = model.diffuse(of_noise, images, level)
@@ -42,11 +41,10 @@ def denoise(model: TrainedModel, options: Denoise, output: epath.Path, stop: Sto
         draws = model.denoise(of_chains, rows, level).reshape(len(images), options.count, *images.shape[1:])
     mean = draws.mean(axis=1)
     arrays.save(output / "denoising.npz", images=images, noisy=noisy, draws=draws, mean=mean)
-    columns = [images, to_uint8(noisy), *np.swapaxes(draws, 0, 1), mean.astype(np.uint8)]
     image = output / "denoising.png"
-    titles = ["image", f"x_{level}", *[""] * options.count, "mean"]
-    sheet = np.stack(columns, axis=1).reshape(-1, *model.parts.shape)
-    save_grid(sheet, image, columns=len(columns), titles=titles)
+    columns = [("image", images), (f"x_{level}", to_uint8(noisy))]
+    columns += [("", draw) for draw in np.swapaxes(draws, 0, 1)]
+    save_columns([*columns, ("mean", mean.astype(np.uint8))], image)
     error = np.sqrt(np.mean((to_unit(images)[:, None] - to_unit(draws)) ** 2))
     _logger.info(
         "%d draws for each of %d images at level %d: %s, and arrays in .npz; their root mean square distance "

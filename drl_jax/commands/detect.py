@@ -27,13 +27,11 @@ from drl_jax.metrics.ranking import auroc, average_precision
 from drl_jax.parallel.preemption import Stop, raise_on_signal
 from drl_jax.report import provenance
 from drl_jax.report.histograms import save_histograms
-from drl_jax.report.images import save_grid
+from drl_jax.report.images import save_columns
 
 CONTROL = "other images of the data"  # as a check: no statistic distinguishes them
 _OWN = "the data"
 _SHOWN = 6  # images of each set
-_WIDTH = 96  # pixels; at least so wide are images that are shown, below their titles
-_TITLE = 13  # characters
 _HIGHER = "1: all of the set is above the data; 0.5: no difference; below 0.5: the set is lower"
 _logger = logging.getLogger(__name__)
 
@@ -248,9 +246,5 @@ def _save(output: epath.Path, images: _Images, levels: Sequence[int], measured: 
         save_histograms(panels, output / f"detect_level_{level}.png", title=f"level {level}")
     shown = {"data": images.own, **{name: x for name, x in images.others.items() if name != CONTROL}}
     rows = min(_SHOWN, *map(len, shown.values()))
-    spread = (x[np.linspace(0, len(x) - 1, rows).astype(int)] for x in shown.values())
-    sheet = np.stack(list(spread), axis=1).reshape(-1, *images.own.shape[1:])
-    factor = -(-_WIDTH // sheet.shape[2])
-    sheet = sheet.repeat(factor, axis=1).repeat(factor, axis=2)
-    titles = [name if len(name) <= _TITLE else f"{name[: _TITLE - 1]}…" for name in shown]
-    save_grid(sheet, output / "detect.png", columns=len(shown), titles=titles)
+    columns = [(name, x[np.linspace(0, len(x) - 1, rows).astype(int)]) for name, x in shown.items()]
+    save_columns(columns, output / "detect.png")

@@ -11,7 +11,7 @@ from drl_jax.commands.application import check_is_of_images, read_images, some_l
 from drl_jax.config.options import Energy
 from drl_jax.parallel.preemption import Stop, raise_on_signal
 from drl_jax.pixels import to_uint8
-from drl_jax.report.images import save_grid
+from drl_jax.report.images import save_columns
 
 _logger = logging.getLogger(__name__)
 
@@ -40,12 +40,12 @@ def energy(model: TrainedModel, options: Energy, output: epath.Path, stop: Stop)
         output / "energy.npz", images=images, levels=np.array(levels), x=x, energy=energies, score=scores
     )
     largest = np.abs(scores).max(axis=(1, 2, 3, 4), keepdims=True)
-    pairs = np.stack([to_uint8(x), to_uint8(scores / np.maximum(largest, 1e-30))], axis=1)
-    columns = [images, *pairs.reshape(-1, *images.shape)]
-    titles = ["image", *(title for t in levels for title in (f"x_{t}", f"score {t}"))]
+    shown_scores = to_uint8(scores / np.maximum(largest, 1e-30))
+    columns = [("image", images)]
+    for i, t in enumerate(levels):
+        columns += [(f"x_{t}", to_uint8(x[i])), (f"score {t}", shown_scores[i])]
     image = output / "energy.png"
-    sheet = np.stack(columns, axis=1).reshape(-1, *model.parts.shape)
-    save_grid(sheet, image, columns=len(columns), titles=titles)
+    save_columns(columns, image)
     lines = ["energy of each image, in nats, up to a constant of the level"]
     lines += [f"level {t:>4}  " + "  ".join(f"{e:>12.2f}" for e in energies[i]) for i, t in enumerate(levels)]
     _logger.info("%s", "\n".join(lines))

@@ -11,7 +11,7 @@ from drl_jax.commands.application import check_is_of_images, read_images
 from drl_jax.config.options import Inpaint
 from drl_jax.errors import UserError
 from drl_jax.parallel.preemption import Stop, raise_on_signal
-from drl_jax.report.images import save_grid
+from drl_jax.report.images import save_columns
 
 _GREY = 128  # shows what is not known
 _logger = logging.getLogger(__name__)
@@ -52,11 +52,10 @@ def inpaint(model: TrainedModel, options: Inpaint, output: epath.Path, stop: Sto
     )
     masked = np.where(known[..., None], images, _GREY)
     shown_spread = spread * (255 / max(spread.max(), 1e-9))
-    columns = [images, masked, *np.swapaxes(completions, 0, 1), mean, shown_spread]
-    sheet = np.stack(columns, axis=1).astype(np.uint8)
     image = output / "inpainting.png"
-    titles = ["image", "known", *[""] * options.count, "mean", "spread"]
-    save_grid(sheet.reshape(-1, *model.parts.shape), image, columns=len(columns), titles=titles)
+    columns = [("image", images), ("known", masked), *(("", x) for x in np.swapaxes(completions, 0, 1))]
+    columns += [("mean", mean.astype(np.uint8)), ("spread", shown_spread.astype(np.uint8))]
+    save_columns(columns, image)
     _logger.info(
         "%d completions of %d image%s: %s, and arrays in .npz; the largest spread is %.3g of 255",
         options.count,

@@ -14,7 +14,7 @@ from etils import epath
 from drl_jax import arrays, files
 from drl_jax.api import LIKELIHOOD_FILE, TrainedModel
 from drl_jax.applications.likelihood import Estimate, bits_per_dimension
-from drl_jax.commands.application import prepare_command
+from drl_jax.commands.application import prepare_command, some_levels
 from drl_jax.config import schema
 from drl_jax.config.build import open_held_out
 from drl_jax.config.identity import identity
@@ -50,8 +50,7 @@ def likelihood(model: TrainedModel, options: Likelihood, output: epath.Path, sto
       UserError: an option is not possible, the data cannot be read, or chains left the finite numbers.
     """
     del stop
-    if (last := max(options.levels)) >= model.num_levels:
-        raise UserError(f"--levels={last} is not possible: the model has levels 0 to {model.num_levels - 1}")
+    levels = some_levels(model, options.levels)
     examples, about_data = _read_data(model, options)
     annealer = model.annealer(
         options.seed, chains=options.chains, steps=options.steps, leapfrog_steps=options.leapfrog_steps
@@ -68,7 +67,7 @@ def likelihood(model: TrainedModel, options: Likelihood, output: epath.Path, sto
     folder = output / FOLDER
     found: dict[str, Any] = {}
     with owned(folder, "--output"):
-        for t in options.levels:
+        for t in levels:
             progress, seconds = _run(annealer, t, folder / f"level_{t}_{short_hash(protocol)}.npz")
             sides = annealer.result(progress)
             found[str(t)] = {

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
 from drl_jax.config.rules import SEED, Key, Rule, above, at_least, make_key, unwrap
 
@@ -136,14 +136,35 @@ def keys(command: str) -> dict[str, Key]:
     return {field.name: make_key(hints[field.name], field.default) for field in fields(cls)}
 
 
-def usage(command: str) -> str:
-    """Returns one line for each option of a command: the flag, what it means, and the default."""
-    lines, hints = [], get_type_hints(COMMANDS[command], include_extras=True)
+class Flag(NamedTuple):
+    """How an option is shown.
+
+    Attributes:
+      form: as it is written, --NAME=VALUE.
+      meaning: what it is.
+      default: its default as text, empty if there is none.
+    """
+
+    form: str
+    meaning: str
+    default: str
+
+
+def flags(command: str) -> list[Flag]:
+    """Returns how each option of a command is shown."""
+    shown, hints = [], get_type_hints(COMMANDS[command], include_extras=True)
     for name, key in keys(command).items():
         (meaning,) = (mark for mark in unwrap(hints[name])[1] if isinstance(mark, str))
-        default = "" if key.default is None else f" ({_shown(key.default)})"
-        lines.append(f"  {f'--{name}={_form(name, key)}':<34} {meaning}{default}")
-    return "\n".join(lines)
+        default = "" if key.default is None else _shown(key.default)
+        shown.append(Flag(f"--{name}={_form(name, key)}", meaning, default))
+    return shown
+
+
+def usage(command: str) -> str:
+    """Returns one line for each option of a command: the flag, what it means, and the default."""
+    return "\n".join(
+        f"  {form:<34} {meaning}{default and f' ({default})'}" for form, meaning, default in flags(command)
+    )
 
 
 def _form(name: str, key: Key) -> str:

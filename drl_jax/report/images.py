@@ -17,6 +17,7 @@ from drl_jax.report.plotting import colormaps
 MAX_SHOWN = 100  # images in a grid
 _MAX_STRIPS = 8  # images whose process is shown
 _TEXT = 14  # pixels; height of the words above columns
+_TITLE = 13  # characters above a column, at most
 _WIDTH = 640  # pixels; small images are enlarged until a grid is about this wide
 
 Images = UInt8[np.ndarray, "n height width channels"]
@@ -31,12 +32,14 @@ def save_grid(
       images: uint8; at most `MAX_SHOWN` of them are shown if `columns` is not given.
       path: of the PNG file.
       columns: images in a row. Default: as many as rows.
-      titles: a word above each column. Default: none.
+      titles: a word above each column; long ones are cut. Default: none.
     """
     if columns is None:
         images = images[:MAX_SHOWN]
         columns = int(np.ceil(np.sqrt(len(images))))
-    factor = max(1, round(_WIDTH / (columns * 1.1 * images.shape[2])))
+    titles = [title if len(title) <= _TITLE else f"{title[: _TITLE - 1]}…" for title in titles]
+    widest = max((ImageFont.load_default(_TEXT).getlength(title) for title in titles), default=0)
+    factor = max(1, round(_WIDTH / (columns * 1.1 * images.shape[2])), int(np.ceil(widest / images.shape[2])))
     images = np.stack([_enlarged(image, factor) for image in images])
     n, height, width, channels = images.shape
     rows = -(-n // columns)
@@ -49,6 +52,18 @@ def save_grid(
         centres = [gap + column * (width + gap) + width // 2 for column in range(columns)]
         sheet = np.concatenate([_heading(titles, centres, sheet.shape), sheet])
     _save(sheet, path)
+
+
+def save_columns(columns: Sequence[tuple[str, Images]], path: epath.PathLike) -> None:
+    """Writes columns of images beside each other.
+
+    Args:
+      columns: of each its title, which may be empty, and its images; equally many in all.
+      path: of the PNG file.
+    """
+    sheet = np.stack([images for _, images in columns], axis=1)
+    titles = [title for title, _ in columns]
+    save_grid(sheet.reshape(-1, *sheet.shape[2:]), path, columns=len(columns), titles=titles)
 
 
 def _heading(
