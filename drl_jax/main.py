@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from drl_jax import __version__, pretrained
-from drl_jax.commands import APPLICATIONS, COMMANDS, NEED_WORKDIR, call, call_application
+from drl_jax.commands import APPLICATIONS, COMMANDS, NEED_WORKDIR, call, call_on_model
 from drl_jax.config import loading, options, schema
-from drl_jax.config.flags import command_of
-from drl_jax.config.overrides import parse, parse_application
+from drl_jax.config.flags import WITH_MODEL, command_of, names_model
+from drl_jax.config.overrides import parse, parse_model
 from drl_jax.errors import UserError
 from drl_jax.parallel import rendezvous
 from drl_jax.parallel.environments import this_job
@@ -39,7 +39,8 @@ flags:
   --config.KEY=VALUE           override a value, as in --config.data.batch_size=64; None for no value
   --workdir=DIR                the folder of the run (train, sample, evaluate, export, report)
   --output=DIR                 where sample, evaluate, export, report and applications write
-  --model=NAME|DIR|FILE        applications: a model that ships ({models}), a workdir, or a file of `export`
+  --model=NAME|DIR|FILE        applications, sample and evaluate: a model that ships ({models}), a workdir,
+                               or a file of `export`
   --show                       print the config and stop
   --topology=NAME              plan: the hardware, as in v5e:4x4, tpu7x:2x2x2, gpu:h100:8 or cpu:8
   --slices=N                   plan: how many slices of that topology; 1 without it
@@ -172,11 +173,11 @@ def run(argv: Sequence[str], stop: Stop) -> None:
         print(f"drl_jax {__version__}")
         return
     _check_variables(os.environ)
-    if command in APPLICATIONS:
-        application = parse_application(flags, command)
+    if command in APPLICATIONS or (command in WITH_MODEL and names_model(flags)):
+        on_model = parse_model(flags, command)
         _import_jax()
-        with _files_named(application.output or application.model):
-            return call_application(command, application, stop)
+        with _files_named(on_model.output or on_model.model):
+            return call_on_model(command, on_model, stop)
     arguments = parse(flags, command)
     if arguments.show:
         print(json.dumps(schema.to_dict(arguments.config), indent=1))
@@ -184,7 +185,8 @@ def run(argv: Sequence[str], stop: Stop) -> None:
     if command == "plan" and not arguments.topology:
         raise UserError("--topology is missing; `plan` needs the hardware, as in --topology=v5e:4x4")
     if command in NEED_WORKDIR and not arguments.workdir:
-        raise UserError(f"--workdir is missing; `{command}` needs the folder of a run")
+        other = ", or --model=NAME" * (command in WITH_MODEL)
+        raise UserError(f"--workdir is missing; `{command}` needs the folder of a run{other}")
     if command != "prepare":  # which does without
         _import_jax()
     with _files_named(arguments.workdir):

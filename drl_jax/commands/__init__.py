@@ -1,18 +1,20 @@
 """The commands: what each does, and how it is called. A command is imported when it runs, and JAX with it."""
 
+import json
 from pathlib import Path
 
 from etils import epath
 
 from drl_jax import files
-from drl_jax.config.overrides import ApplicationArguments, Arguments
+from drl_jax.config import schema
+from drl_jax.config.overrides import Arguments, ModelArguments
 from drl_jax.parallel.preemption import Stop, raise_on_signal
 from drl_jax.report.matplotlib_cache import provide_folder
 
 COMMANDS = {
     "train": "train a model, or continue the run in --workdir",
-    "sample": "draw samples from the model in --workdir: samples.npz and images",
-    "evaluate": "score the model in --workdir by config.evaluation.metrics, and print the protocol",
+    "sample": "draw samples from a trained model: samples.npz and images",
+    "evaluate": "score a trained model by config.evaluation.metrics, and print the protocol",
     "export": "write the averaged weights of the model in --workdir to model.safetensors",
     "baseline": "score the data of --config against themselves: what a perfect model would score",
     "prepare": "download and prepare the data set of --config",
@@ -72,6 +74,7 @@ def call(command: str, arguments: Arguments, stop: Stop) -> None:
             )
 
     from drl_jax.commands.job import configured_jax
+    from drl_jax.config.restore import model_in
 
     with configured_jax(config):
         match command:
@@ -82,15 +85,15 @@ def call(command: str, arguments: Arguments, stop: Stop) -> None:
             case "sample":
                 from drl_jax.commands.sample import sample
 
-                sample(config, workdir, output, stop)
+                sample(model_in(workdir, config), output, stop)
             case "evaluate":
                 from drl_jax.commands.evaluate import evaluate
 
-                evaluate(config, workdir, output, prepare_command, stop)
+                evaluate(model_in(workdir, config), output, prepare_command, stop)
             case "export":
                 from drl_jax.commands.export import export
 
-                export(config, workdir, output, stop)
+                export(model_in(workdir, config), output, stop)
             case _:
                 from drl_jax.commands.baseline import baseline
 
@@ -103,8 +106,29 @@ def _absolute(folder: str) -> epath.Path:
     return path if path.is_absolute() else path.absolute()  # gs://… is absolute
 
 
-def call_application(command: str, arguments: ApplicationArguments, stop: Stop) -> None:
-    """Runs an application. Raises as `call`."""
-    from drl_jax.commands.application import run
+def call_on_model(command: str, arguments: ModelArguments, stop: Stop) -> None:
+    """Runs an application, or another command with --model. Raises as `call`."""
+    from drl_jax.commands.job import configured_jax
+    from drl_jax.config.restore import find_model, prepare_command
 
-    run(command, arguments, stop)
+    stored = find_model(arguments.model, arguments.overrides)
+    if arguments.show:
+        print(json.dumps(schema.to_dict(stored.config), indent=1))
+        return
+    output = _absolute(arguments.output) if arguments.output else stored.workdir or _absolute("")
+    provide_folder(Path(output) if files.is_local(output) else Path.cwd())
+    with configured_jax(stored.config):
+        match command:
+            case "sample":
+                from drl_jax.commands.sample import sample
+
+                sample(stored, output, stop)
+            case "evaluate":
+                from drl_jax.commands.evaluate import evaluate
+
+                evaluate(stored, output, prepare_command(stored.source), stop)
+            case _:
+                from drl_jax.commands.application import run
+
+                assert arguments.options is not None
+                run(command, stored, arguments.options, output, stop)

@@ -1,54 +1,47 @@
 """What all applications share: how one is run on a trained model, and which examples an option names."""
 
 import os
-import shlex
 from collections.abc import Callable
 from importlib import import_module
-from pathlib import Path
 
 import jax
 import numpy as np
 from etils import epath
 
-from drl_jax import files, pretrained
-from drl_jax.api import TrainedModel, find
-from drl_jax.commands.job import check_output, configured_jax, start_job
-from drl_jax.config import schema
+from drl_jax.api import TrainedModel, open_model
+from drl_jax.commands.job import check_output, start_job
 from drl_jax.config.build import open_data
 from drl_jax.config.options import Options
-from drl_jax.config.overrides import ApplicationArguments
+from drl_jax.config.restore import StoredModel, prepare_command
 from drl_jax.data.decoding import CropResize
 from drl_jax.errors import UserError
 from drl_jax.parallel.preemption import Stop
 from drl_jax.parallel.sampler import recorded_states
-from drl_jax.report.matplotlib_cache import provide_folder
 
 Application = Callable[[TrainedModel, Options, epath.Path, Stop], None]
 """(model, options, the folder that it writes to, whether this process was asked to stop)."""
 
 
-def run(command: str, arguments: ApplicationArguments, stop: Stop) -> None:
+def run(command: str, stored: StoredModel, options: Options, output: epath.Path, stop: Stop) -> None:
     """Runs an application: the function NAME of drl_jax/commands/NAME.py.
 
     Args:
       command: its name.
-      arguments: of the command line.
+      stored: the model.
+      options: of the application.
+      output: where its results are written.
       stop: whether this process was asked to stop.
 
     Raises:
       UserError: something that the user chose is not right, or there are several processes.
       Stopped: this process was asked to stop.
     """
-    found = find(arguments.model, arguments.overrides)
-    here = found.workdir or epath.Path(Path.cwd())
-    output = epath.Path(arguments.output).expanduser().absolute() if arguments.output else here
-    provide_folder(Path(output) if files.is_local(output) else Path.cwd())
     application: Application = getattr(import_module(f"drl_jax.commands.{command}"), command)
-    with configured_jax(found.config), start_job(stop, command, found.config):
+    with start_job(stop, command, stored.config):
         if jax.process_count() > 1:
             raise UserError(f"`{command}` runs in one process, and this job has {jax.process_count()}")
-        check_output(output, here, found.config)
-        application(found.load(), arguments.options, output, stop)
+        check_output(output, stored)
+        application(open_model(stored), options, output, stop)
 
 
 def check_is_of_images(model: TrainedModel, command: str) -> None:
@@ -57,14 +50,6 @@ def check_is_of_images(model: TrainedModel, command: str) -> None:
         raise UserError(
             f"`{command}` is for models of images, and {model.source} is one of {model.config.data.name}"
         )
-
-
-def prepare_command(model: TrainedModel) -> str:
-    """Returns the command line that prepares the data of a model."""
-    if model.source in pretrained.names():
-        return f"drl-jax prepare --config={model.source}"
-    is_run = files.exists(epath.Path(model.source) / schema.FILE)
-    return shlex.join(["drl-jax", "prepare", f"--workdir={model.source}" if is_run else "--config=CONFIG"])
 
 
 def some_levels(model: TrainedModel, given: tuple[int, ...] | None) -> list[int]:
@@ -97,7 +82,9 @@ def read_images(model: TrainedModel, flag: str, text: str) -> np.ndarray:
     """
     names = [name.strip() for name in text.split(",")]
     data = model.config.data
-    source = open_data(model.config, prepare_command(model)) if any(map(str.isdecimal, names)) else None
+    source = (
+        open_data(model.config, prepare_command(model.source)) if any(map(str.isdecimal, names)) else None
+    )
     crop_resize = CropResize(data.image_size, data.channels, data.crop, data.background)
 
     def read(name: str) -> np.ndarray:

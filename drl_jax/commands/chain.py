@@ -17,10 +17,10 @@ from drl_jax.api import ChainSettings, TrainedModel
 from drl_jax.applications import chains
 from drl_jax.applications.chains import Diagnostics, Position, Run
 from drl_jax.applications.kernels import Point
-from drl_jax.commands.application import prepare_command
 from drl_jax.config.build import open_data
 from drl_jax.config.identity import identity
 from drl_jax.config.options import Chain
+from drl_jax.config.restore import prepare_command
 from drl_jax.config.scoring import (
     about_data,
     check_examples,
@@ -89,7 +89,7 @@ def chain(model: TrainedModel, options: Chain, output: epath.Path, stop: Stop) -
     config = replace(config, evaluation=replace(config.evaluation, num_samples=options.chains))
     metrics = [name for name in metric_names(config) if name != scores.TOTAL_VARIATION]
     needs_data = metrics or options.start == "data"
-    source = open_data(config, prepare_command(model)) if needs_data else None
+    source = open_data(config, prepare_command(model.source)) if needs_data else None
     if source is not None:
         check_examples(config, metrics, source)
     extractors = make_extractors(config, metrics, model.parts.shape, place())

@@ -17,9 +17,10 @@ from etils import epath
 from drl_jax import arrays, files
 from drl_jax.api import TrainedModel
 from drl_jax.applications.detection import Statistics
-from drl_jax.commands.application import check_is_of_images, prepare_command, some_levels
+from drl_jax.commands.application import check_is_of_images, some_levels
 from drl_jax.config.build import open_held_out
 from drl_jax.config.options import Detect
+from drl_jax.config.restore import prepare_command
 from drl_jax.data import made
 from drl_jax.data.sources import Opened
 from drl_jax.errors import UserError
@@ -155,7 +156,7 @@ def _tables(scores: Sequence[Scores]) -> dict[str, Any]:
 
 def _read(model: TrainedModel, options: Detect) -> _Images:
     """Reads the model's data, and reads or makes the others."""
-    source, split = open_held_out(model.config, prepare_command(model), options.split)
+    source, split = open_held_out(model.config, prepare_command(model.source), options.split)
     if len(source) < 2:
         raise UserError(f"the data have {len(source)} example; `detect` needs at least 2")
     count = min(options.count, len(source) // 2)
@@ -192,7 +193,7 @@ def _open_other(model: TrainedModel, text: str) -> tuple[Opened, dict[str, str]]
             f"--against={text} is not possible; name made, {', '.join(made.SETS)}, data sets or paths"
         )
     data = replace(model.config.data, split="train", crop=None, **place)
-    prepare = f"{prepare_command(model)} {shlex.quote(f'--config.data.name={text}')}"
+    prepare = f"{prepare_command(model.source)} {shlex.quote(f'--config.data.name={text}')}"
     try:
         source, split = open_held_out(replace(model.config, data=data), prepare)
     except UserError as error:

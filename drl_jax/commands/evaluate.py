@@ -14,8 +14,7 @@ from drl_jax.commands.job import check_output, start_job
 from drl_jax.config import schema
 from drl_jax.config.build import build, make_sampler, open_data
 from drl_jax.config.identity import identity
-from drl_jax.config.restore import load_model
-from drl_jax.config.schema import Config
+from drl_jax.config.restore import StoredModel
 from drl_jax.config.scoring import (
     about_data,
     check_examples,
@@ -35,32 +34,30 @@ from drl_jax.evaluation.store import SampleStore, draw_missing, read_samples
 from drl_jax.ownership import owned
 from drl_jax.parallel.consensus import barrier, on_process_0, together
 from drl_jax.parallel.preemption import Stop
-from drl_jax.report import metrics_log, provenance
+from drl_jax.report import provenance
 
 FOLDER = "evaluations"  # in the workdir or in --output: one folder per set of samples
 _SAMPLING_VERSION = 1  # increase it when a change of the program changes the samples
 _logger = logging.getLogger(__name__)
 
 
-def evaluate(
-    config: Config, workdir: epath.Path, output: epath.Path, prepare_command: str, stop: Stop
-) -> None:
-    """Draws samples from the averaged weights of a checkpoint, and scores them.
+def evaluate(stored: StoredModel, output: epath.Path, prepare_command: str, stop: Stop) -> None:
+    """Draws samples from a trained model, and scores them.
 
     Sample i is a function of (weights, sampler, seed, i). Samples are kept in `output`, so an interrupted
     evaluation continues, and more samples or another metric draw only what is missing.
 
     Args:
-      config: the config.
-      workdir: the folder of the run.
-      output: where samples and scores are written. If it is another folder, the workdir is only read.
+      stored: the model.
+      output: where samples and scores are written. If it is not the workdir of the run, that is only read.
       prepare_command: the command that a message names if the data are not prepared.
       stop: whether this process was asked to stop.
 
     Raises:
-      UserError: the config, the data or the checkpoint is not right, or samples are not finite.
+      UserError: the config, the data or the model is not right, or samples are not finite.
       Stopped: one of several processes was asked to stop.
     """
+    config = stored.config
     parts, metrics = build(config), metric_names(config)
     if not metrics:
         raise UserError(
@@ -69,10 +66,10 @@ def evaluate(
         )
     source = open_data(config, prepare_command)
     check_examples(config, metrics, source)
-    job = start_job(stop, "evaluate", config, workdir=workdir, sources={"config.data": source})
+    job = start_job(stop, "evaluate", config, workdir=stored.workdir, sources={"config.data": source})
     with job as placement, ExitStack() as opened:
-        checkpoint, model = load_model(workdir, config, parts, placement)
-        check_output(output, workdir, config)
+        model, about = stored.load(parts, placement)
+        check_output(output, stored)
         extractors = together(lambda: make_extractors(config, metrics, parts.shape, placement))
         sampler, kind = make_sampler(config, parts, placement, stop), data_kind(config)
         count, save_every = config.evaluation.num_samples, config.evaluation.save_every
@@ -91,7 +88,7 @@ def evaluate(
                 "samples_per_device": config.evaluation.samples_per_device,
             },
         )
-        folder = output / FOLDER / f"{checkpoint.step:07}_{short_hash(depends_on)}"
+        folder = output / FOLDER / f"{about['step']:07}_{short_hash(depends_on)}"
         store = SampleStore(folder)
 
         def take_folder() -> None:
@@ -116,7 +113,7 @@ def evaluate(
                 "count": count,
                 "sha256": samples.sha256,
                 **({} if config.data.name == "points" else {"bytes": "by truncation"}),
-                "step": checkpoint.step,
+                "step": about["step"],
                 "weights": f"average with decay {config.training.ema_decay:g}",
                 **depends_on,
             }
@@ -129,11 +126,7 @@ def evaluate(
                     **{extractor.name: extractor.about for extractor in extractors},
                     "metrics": {name: scores.protocol_of(name) for name in metrics},
                 },
-                "training": {
-                    "seconds": metrics_log.training_seconds(metrics_log.read(workdir), checkpoint.step),
-                    "machine": checkpoint.record["machine"],
-                    "commit": checkpoint.record["commit"],
-                },
+                "training": {name: about[name] for name in ("seconds", "machine", "commit")},
                 "evaluation": {
                     "machine": machine,
                     "commits": {name: versions["commit"] for name in metrics},

@@ -11,40 +11,40 @@ from drl_jax.checkpoints import weights
 from drl_jax.commands.job import check_output, start_job
 from drl_jax.config import paths, schema
 from drl_jax.config.build import build
-from drl_jax.config.restore import load_model
+from drl_jax.config.restore import StoredModel
 from drl_jax.config.schema import Config
 from drl_jax.parallel.preemption import Stop
 
 _logger = logging.getLogger(__name__)
 
 
-def export(config: Config, workdir: epath.Path, output: epath.Path, stop: Stop) -> None:
+def export(stored: StoredModel, output: epath.Path, stop: Stop) -> None:
     """Writes the averaged weights of a checkpoint, with their config and origin, to model.safetensors.
 
     Args:
-      config: the config.
-      workdir: the folder of the run.
+      stored: the model in the workdir of a run.
       output: where the file is written. If it is another folder, the workdir is only read.
       stop: gets the delay with which this process exits.
 
     Raises:
       UserError: there is no such checkpoint, or `output` cannot be written.
     """
+    config = stored.config
     parts = build(config)
-    with start_job(stop, "export", config, workdir=workdir) as placement:
-        checkpoint, model = load_model(workdir, config, parts, placement)
-        check_output(output, workdir, config)
+    with start_job(stop, "export", config, workdir=stored.workdir) as placement:
+        model, about = stored.load(parts, placement)
+        check_output(output, stored)
         if jax.process_index() != 0:
             return
+        kept = ("step", "seconds", "data", "machine", "commit", "versions")
         about = {
             "config": schema.to_dict(_without_paths(config)),
-            "step": checkpoint.step,
             "weights": f"average with decay {config.training.ema_decay:g}",
-            **{key: checkpoint.record[key] for key in ("data", "machine", "commit", "versions")},
+            **{name: about[name] for name in kept},
         }
         file = output / pretrained.FILE
         weights.write(file, {"params": model.params, "spectral": model.spectral}, about)
-        _logger.info("the averaged weights of step %d: %s", checkpoint.step, file)
+        _logger.info("the averaged weights of step %d: %s", about["step"], file)
 
 
 def _without_paths(config: Config) -> Config:

@@ -16,6 +16,7 @@ from drl_jax import files
 from drl_jax.checkpoints.quiet import silence_orbax
 from drl_jax.config import paths, schema
 from drl_jax.config.build import set_precision
+from drl_jax.config.restore import StoredModel
 from drl_jax.config.schema import Config
 from drl_jax.data.sources import Opened, fingerprint
 from drl_jax.errors import UserError
@@ -226,30 +227,30 @@ def configured_jax(config: Config) -> Iterator[None]:
         jax.config.update("jax_default_matmul_precision", precision)
 
 
-def check_output(output: epath.Path, workdir: epath.Path, config: Config) -> None:
+def check_output(output: epath.Path, stored: StoredModel) -> None:
     """Checks that samples can be written, before any is drawn. Process 0 alone writes them.
 
     Args:
       output: where they will be written. The folder is made.
-      workdir: the folder of the run.
-      config: the config.
+      stored: the model that draws them.
 
     Raises:
       UserError: in all processes, if the folder cannot be written, or if images in it would become data.
     """
 
     def check() -> None:
-        path = config.data.path
-        if output != workdir and path and config.data.name == "folder" and _is_inside(output, path):
+        data = stored.config.data
+        is_elsewhere = output != stored.workdir
+        if is_elsewhere and data.path and data.name == "folder" and _is_inside(output, data.path):
             raise UserError(
-                f"--output={output} is inside config.data.path={path}: the samples would become data; take "
-                "another folder"
+                f"--output={output} is inside config.data.path={data.path}: the samples would become data; "
+                "take another folder"
             )
         try:
             files.check_writable(output)
         except OSError as error:
             flag, remedy = ("--workdir", "name another folder for what is written with --output=DIR")
-            if output != workdir:
+            if is_elsewhere:
                 flag, remedy = "--output", "name another folder"
             reason = error.strerror or error
             raise UserError(f"{flag}={output} cannot be written: {reason}; {remedy}") from None

@@ -14,11 +14,12 @@ from etils import epath
 from drl_jax import arrays, files
 from drl_jax.api import LIKELIHOOD_FILE, TrainedModel
 from drl_jax.applications.likelihood import Estimate, bits_per_dimension
-from drl_jax.commands.application import prepare_command, some_levels
+from drl_jax.commands.application import some_levels
 from drl_jax.config import schema
 from drl_jax.config.build import open_held_out
 from drl_jax.config.identity import identity
 from drl_jax.config.options import Likelihood
+from drl_jax.config.restore import prepare_command
 from drl_jax.data import densities
 from drl_jax.errors import UserError
 from drl_jax.evaluation.reference import short_hash
@@ -135,7 +136,7 @@ def _read_data(model: TrainedModel, options: Likelihood) -> tuple[np.ndarray, di
             raise UserError(f"--split={options.split} is not possible with points, which are drawn anew")
         points = densities.by_name(data.density).sample(rng, options.examples)
         return points, {"name": "points", "density": data.density, "split": "new draws"}
-    source, split = open_held_out(model.config, prepare_command(model), options.split)
+    source, split = open_held_out(model.config, prepare_command(model.source), options.split)
     indices = np.sort(rng.permutation(len(source))[: options.examples])
     return source.take(indices), {
         "name": data.name,

@@ -10,8 +10,7 @@ from etils import epath
 from drl_jax import arrays
 from drl_jax.commands.job import check_output, start_job
 from drl_jax.config.build import build, make_sampler
-from drl_jax.config.restore import load_model
-from drl_jax.config.schema import Config
+from drl_jax.config.restore import StoredModel
 from drl_jax.config.scoring import data_kind
 from drl_jax.evaluation.preview import Preview
 from drl_jax.parallel.preemption import Stop
@@ -20,23 +19,23 @@ from drl_jax.parallel.sampler import count_not_finite
 _logger = logging.getLogger(__name__)
 
 
-def sample(config: Config, workdir: epath.Path, output: epath.Path, stop: Stop) -> None:
-    """Draws samples from the averaged weights of a checkpoint: samples.npz and images.
+def sample(stored: StoredModel, output: epath.Path, stop: Stop) -> None:
+    """Draws samples from a trained model: samples.npz and images.
 
     Args:
-      config: the config.
-      workdir: the folder of the run.
-      output: where the files are written. If it is another folder, the workdir is only read.
+      stored: the model.
+      output: where the files are written. If it is not the workdir of the run, that is only read.
       stop: whether this process was asked to stop.
 
     Raises:
-      UserError: there is no such checkpoint, or `output` cannot be written.
+      UserError: the model cannot be read, or `output` cannot be written.
       Stopped: this process was asked to stop.
     """
+    config = stored.config
     parts = build(config)
-    with start_job(stop, "sample", config, workdir=workdir) as placement:
-        checkpoint, model = load_model(workdir, config, parts, placement)
-        check_output(output, workdir, config)
+    with start_job(stop, "sample", config, workdir=stored.workdir) as placement:
+        model, about = stored.load(parts, placement)
+        check_output(output, stored)
         sampler, kind = make_sampler(config, parts, placement, stop), data_kind(config)
 
         began = time.monotonic()
@@ -56,7 +55,7 @@ def sample(config: Config, workdir: epath.Path, output: epath.Path, stop: Stop) 
         _logger.info(
             "%d samples of step %d in %.1f s: %s, %s",
             len(samples),
-            checkpoint.step,
+            about["step"],
             seconds,
             output / "samples.npz",
             output / "samples.png",

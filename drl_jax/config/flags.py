@@ -11,10 +11,11 @@ from drl_jax.config.rules import nearest
 from drl_jax.config.values import plain
 from drl_jax.errors import UserError
 
+WITH_MODEL = ("sample", "evaluate")  # commands that take --model instead of --workdir
 COMMON = ("--config", "--workdir", "--show")
 OF_COMMANDS: Mapping[str, tuple[str, ...]] = {
     "--output": ("sample", "evaluate", "export", "report", *options.COMMANDS),
-    "--model": tuple(options.COMMANDS),
+    "--model": (*WITH_MODEL, *options.COMMANDS),
     "--topology": ("plan",),
     "--slices": ("plan",),
     "--full": ("plan",),
@@ -71,6 +72,11 @@ def of(command: str) -> tuple[str, ...]:
     if command in options.COMMANDS:
         return (*own, *(f"--{name}" for name in options.keys(command)))
     return (*COMMON, *own)
+
+
+def names_model(argv: Sequence[str]) -> bool:
+    """Returns whether --model is among the words after a command."""
+    return any(word == "--model" or word.startswith("--model=") for word in argv)
 
 
 def read(argv: Sequence[str], command: str) -> dict[str, str]:

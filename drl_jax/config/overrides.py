@@ -44,20 +44,22 @@ class Arguments(NamedTuple):
     sweep: bool = False
 
 
-class ApplicationArguments(NamedTuple):
-    """What follows the name of an application.
+class ModelArguments(NamedTuple):
+    """What follows an application, or another command with --model.
 
     Attributes:
       model: a model that ships, the workdir of a run, or a file that `export` wrote.
       output: where the results are written, as given; None for the workdir, or for the current folder.
-      options: of the application.
       overrides: texts by key of the config.
+      options: of the application; None for another command.
+      show: whether to print the config and stop.
     """
 
     model: str
     output: str | None
-    options: Options
     overrides: Mapping[str, str]
+    options: Options | None = None
+    show: bool = False
 
 
 def parse(argv: Sequence[str], command: str = "plan") -> Arguments:
@@ -108,12 +110,12 @@ def parse(argv: Sequence[str], command: str = "plan") -> Arguments:
     )
 
 
-def parse_application(argv: Sequence[str], command: str) -> ApplicationArguments:
-    """Reads the flags of an application.
+def parse_model(argv: Sequence[str], command: str) -> ModelArguments:
+    """Reads the flags of an application, or of another command with --model.
 
     Args:
       argv: the words after the command.
-      command: the application.
+      command: the command.
 
     Raises:
       UserError: a flag or a value is not right.
@@ -125,14 +127,20 @@ def parse_application(argv: Sequence[str], command: str) -> ApplicationArguments
             f"--model is missing; name a model that ships ({', '.join(pretrained.names())}), the workdir of "
             f"a run, or a file that `export` wrote, as in drl-jax {command} --model=digits"
         )
+    model, output, overrides = flags["--model"], flags.get("--output"), _overrides(flags)
+    if command not in options.COMMANDS:
+        for other in ("--workdir", "--config"):
+            if other in flags:
+                raise UserError(
+                    f"{other}={flags[other]} is not possible with --model={model}; give one of them"
+                )
+        return ModelArguments(model, output, overrides, show=_read_switch(flags, "--show"))
     values = {}
     for name, key in options.keys(command).items():
         flag = f"--{name}"
         given = read(flag, flags[flag], key) if flag in flags else key.default
         values[name] = key.check(flag, given)
-    return ApplicationArguments(
-        flags["--model"], flags.get("--output"), options.COMMANDS[command](**values), _overrides(flags)
-    )
+    return ModelArguments(model, output, overrides, options.COMMANDS[command](**values))
 
 
 def _check_folders(flags: Mapping[str, str]) -> None:
@@ -186,7 +194,11 @@ def _prepare_command(flags: Mapping[str, str]) -> str:
     data = [f"{flag}={text}" for flag, text in flags.items() if flag.startswith(f"{_KEY}data.")]
     data = [word for word in data if not word.startswith(f"{_KEY}data.data_dir=")]
     name = "--config" if flags.get("--config") else "--workdir"
-    # As the program was started, so that the line works where that worked.
+    return prepare_line(f"{name}={flags.get(name)}", *data)
+
+
+def prepare_line(*flags: str) -> str:
+    """Returns a command line that prepares data, with the program as it was started."""
     called = sys.argv[0]
     program = [called] if os.path.basename(called) == "drl-jax" else [sys.executable, "-m", "drl_jax"]
-    return shlex.join([*program, "prepare", f"{name}={flags.get(name)}", *data])
+    return shlex.join([*program, "prepare", *flags])

@@ -26,7 +26,7 @@ from etils import epath
 
 from drl_jax.config.build import build, make_sampler, open_data
 from drl_jax.config.overrides import parse
-from drl_jax.config.restore import load_model
+from drl_jax.config.restore import model_in
 from drl_jax.core import energy
 from drl_jax.core.levels import diffuse, extract
 from drl_jax.core.mcmc.base import norm, value_and_gradient
@@ -85,7 +85,7 @@ def main() -> None:
     config, workdir = arguments.config, epath.Path(arguments.workdir or "").expanduser().absolute()
     start_devices()
     parts, placement = build(config), place()
-    _, model = load_model(workdir, config, parts, placement)
+    model = model_in(workdir, config).load(parts, placement).model
     model = jax.tree.map(np.asarray, model)
     source = open_data(config, "drl-jax prepare")
     count = config.evaluation.num_samples

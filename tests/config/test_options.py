@@ -6,29 +6,29 @@ from drl_jax.commands import APPLICATIONS, COMMANDS
 from drl_jax.config import options
 from drl_jax.config.flags import command_of
 from drl_jax.config.options import Inpaint, Interpolate
-from drl_jax.config.overrides import parse, parse_application
+from drl_jax.config.overrides import parse, parse_model
 from drl_jax.errors import UserError
 from drl_jax.main import main
 
 
 def refused(command, *argv):
     with pytest.raises(UserError) as error:
-        parse_application(argv, command)
+        parse_model(argv, command)
     assert "\n" not in str(error.value)
     return str(error.value)
 
 
 def test_defaults_and_values():
-    parsed = parse_application(["--model=digits"], "interpolate")
+    parsed = parse_model(["--model=digits"], "interpolate")
     assert (parsed.model, parsed.output, parsed.options, parsed.overrides) == (
         "digits", None, Interpolate(), {}
     )  # fmt: skip
     argv = ["--model", "runs/x", "--count", "1e1", "--level=3", "--between=a.png,b c.png", "--output=o"]
-    parsed = parse_application([*argv, "--config.sampler.noise_scale=1"], "interpolate")
+    parsed = parse_model([*argv, "--config.sampler.noise_scale=1"], "interpolate")
     assert parsed.options == Interpolate(count=10, level=3, between="a.png,b c.png")
     assert (parsed.model, parsed.output) == ("runs/x", "o")
     assert parsed.overrides == {"sampler.noise_scale": "1"}
-    parsed = parse_application(["--model=digits", "--rectangle=(2, 0,3,8)"], "inpaint")
+    parsed = parse_model(["--model=digits", "--rectangle=(2, 0,3,8)"], "inpaint")
     assert parsed.options == Inpaint(rectangle=(2, 0, 3, 8))
 
 
