@@ -238,6 +238,8 @@ def _save(output: epath.Path, images: _Images, levels: Sequence[int], measured: 
         named[f"data.{field}"] = np.stack([getattr(own, field) for own, _ in measured])
     arrays.save(output / "detect.npz", levels=np.array(levels), **named)
     units = {"energy": "energy: −log p + constant (nats)", "score_norm": "norm of the score (nats per unit)"}
+    for old in output.glob("detect_level_*.png"):  # of other --levels
+        old.unlink()
     for level, (own, others) in zip(levels, measured, strict=True):
         sets = {_OWN: own, **{name: each for name, each in others.items() if name != CONTROL}}
         panels = {

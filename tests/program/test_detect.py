@@ -62,7 +62,9 @@ def test_the_table_is_that_of_the_arrays(output):
 
 def test_a_set_does_not_depend_on_the_others(output, tmp_path):
     words = [f"--output={tmp_path}", "--against=noise", "--levels=1", "--count=30", "--draws=2"]
+    (tmp_path / "detect_level_4.png").write_bytes(b"")  # of an earlier run
     assert main(["detect", "--model=digits", *words]) == 0
+    assert [file.name for file in tmp_path.glob("detect_level_*")] == ["detect_level_1.png"]
     with np.load(tmp_path / "detect.npz") as alone, np.load(output / "detect.npz") as among:
         for name in alone.keys() - {"levels"}:
             np.testing.assert_array_equal(alone[name][0], among[name][1])
