@@ -41,16 +41,18 @@ def keys() -> str:
     return "\n".join(parts)
 
 
-def flags(command: str) -> Callable[[], str]:
-    """Makes a function that makes a table of the options of an application, as Markdown."""
+def option_table(command: str) -> Callable[[], str]:
+    """Makes a function that makes a table of the options of an application, as Markdown.
+
+    Args:
+      command: the application.
+    """
 
     def make() -> str:
-        rows = [
-            (f"`{form}`", default and f"`{default}`", meaning)
-            for form, meaning, default in options.flags(command)
-        ]
         lines = ["| option | default | what it is |", "|---|---|---|"]
-        return "\n".join([*lines, *("| " + " | ".join(map(_escaped, row)) + " |" for row in rows), ""])
+        for form, default, meaning in options.rows(command):
+            lines.append(f"| `{_escaped(form)}` | {_escaped(default)} | {_escaped(meaning)} |")
+        return "\n".join([*lines, ""])
 
     return make
 
@@ -97,7 +99,7 @@ def code(file: str, *function: str) -> Callable[[], str]:
 
 PARTS = {
     "configuration.md": {"keys": keys},
-    "applications.md": {f"options of {command}": flags(command) for command in options.COMMANDS},
+    "applications.md": {f"options of {command}": option_table(command) for command in options.COMMANDS},
     "architecture.md": {
         "files": files,
         "algorithm 1": code("core/objective.py", "recovery_likelihood", "objective"),

@@ -116,7 +116,9 @@ def _number(value: float) -> str:
 def _cost(found: list[dict[str, Any]]) -> str:
     if not found:
         return ""
-    minutes = [result["training"]["seconds"] / 60 for result in found]
+    minutes = [result["training"]["seconds"] / 60 for result in found if result["training"]["seconds"]]
+    if not minutes:
+        return found[0]["training"]["machine"]
     longest = (
         f"{'at most ' if len(found) > 1 else ''}{max(minutes):.1f} min{' each' if len(found) > 1 else ''}"
     )

@@ -13,6 +13,12 @@ def is_local(path: epath.Path) -> bool:
     return "://" not in str(path)
 
 
+def absolute(folder: str) -> epath.Path:
+    """Returns a folder as an absolute path, which Orbax needs. An address (gs://…) is one."""
+    path = epath.Path(folder).expanduser()
+    return path.absolute() if is_local(path) else path
+
+
 def exists(path: epath.Path) -> bool:
     """Returns whether there is a file or a folder.
 

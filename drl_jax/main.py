@@ -1,6 +1,5 @@
 """The command line: from a command and its flags to an exit code."""
 
-import json
 import os
 import re
 import sys
@@ -13,10 +12,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from drl_jax import __version__, pretrained
-from drl_jax.commands import APPLICATIONS, COMMANDS, NEED_WORKDIR, call, call_on_model
-from drl_jax.config import loading, options, schema
-from drl_jax.config.flags import WITH_MODEL, command_of, names_model
-from drl_jax.config.overrides import parse, parse_model
+from drl_jax.commands import APPLICATIONS, COMMANDS, NEED_WORKDIR, call, call_on_model, show
+from drl_jax.config import loading, options
+from drl_jax.config.flags import WITH_MODEL, command_of, names
+from drl_jax.config.overrides import no_model, parse, parse_model
 from drl_jax.errors import UserError
 from drl_jax.parallel import rendezvous
 from drl_jax.parallel.environments import this_job
@@ -173,23 +172,23 @@ def run(argv: Sequence[str], stop: Stop) -> None:
         print(f"drl_jax {__version__}")
         return
     _check_variables(os.environ)
-    if command in APPLICATIONS or (command in WITH_MODEL and names_model(flags)):
+    if command in APPLICATIONS or (command in WITH_MODEL and names(flags, "--model")):
         on_model = parse_model(flags, command)
         _import_jax()
-        with _files_named(on_model.output or on_model.model):
+        with _files_named("--model", on_model.model):
             return call_on_model(command, on_model, stop)
+    if command in WITH_MODEL and not names(flags, "--workdir"):
+        raise UserError(no_model(command))
     arguments = parse(flags, command)
     if arguments.show:
-        print(json.dumps(schema.to_dict(arguments.config), indent=1))
-        return
+        return show(arguments.config)
     if command == "plan" and not arguments.topology:
         raise UserError("--topology is missing; `plan` needs the hardware, as in --topology=v5e:4x4")
     if command in NEED_WORKDIR and not arguments.workdir:
-        other = ", or --model=NAME" * (command in WITH_MODEL)
-        raise UserError(f"--workdir is missing; `{command}` needs the folder of a run{other}")
+        raise UserError(f"--workdir is missing; `{command}` needs the folder of a run")
     if command != "prepare":  # which does without
         _import_jax()
-    with _files_named(arguments.workdir):
+    with _files_named("--workdir", arguments.workdir):
         call(command, arguments, stop)
 
 
@@ -211,23 +210,23 @@ def _usage(about: Sequence[str]) -> str:
 
 
 @contextmanager
-def _files_named(workdir: str | None) -> Iterator[None]:
+def _files_named(flag: str, folder: str | None) -> Iterator[None]:
     """Makes one line of an error of the file system, such as a full disk, or a folder that is gone."""
     try:
         yield
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise UserError(_of_files(error, workdir)) from error
+        raise UserError(_of_files(error, flag, folder)) from error
 
 
-def _of_files(error: OSError, workdir: str | None) -> str:
+def _of_files(error: OSError, flag: str = "", folder: str | None = None) -> str:
     """One line about an error of the file system: the path, the reason, and which checkpoints there are."""
-    where = error.filename or (f"--workdir={workdir}" if workdir else "")
+    where = error.filename or (f"{flag}={folder}" if folder else "")
     line = f"{where}: {error.strerror or error}" if where else str(error.strerror or error)
-    folder = Path(os.path.expanduser(workdir or "")) / "checkpoints"
+    checkpoints = Path(os.path.expanduser(folder or "")) / "checkpoints"
     with suppress(OSError):
-        if workdir and (kept := [path.name for path in folder.iterdir() if path.name.isdecimal()]):
+        if folder and (kept := [path.name for path in checkpoints.iterdir() if path.name.isdecimal()]):
             return f"{line}; checkpoints are kept, the newest of step {max(map(int, kept))}"
     return line
 
@@ -290,7 +289,7 @@ def _explain(error: Exception, stop: Stop) -> tuple[int, str]:
                 f"the memory of this machine is too small: {reason}; is config.data.batch_size too large?",
             )
         case OSError():  # of the command line: a config that cannot be read
-            return 1, _of_files(error, None)
+            return 1, _of_files(error)
         case _:  # a fault of the program or of the machine
             traceback.print_exception(error)
             return 1, ""

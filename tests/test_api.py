@@ -181,11 +181,13 @@ def test_a_mistake_is_one_clear_error(mistake, model):
 
 
 def test_what_is_no_model(workdir, tmp_path):
-    with pytest.raises(UserError, match="'digit' is no model; give one of digits, or a file"):
+    with pytest.raises(UserError, match="'digit' is no model: it must be one that ships"):
         drl_jax.load("digit")
-    with pytest.raises(UserError, match="the folder holds no run"):
+    with pytest.raises(UserError, match="source=s3://a/b is not possible: it must be a folder"):
+        drl_jax.load("s3://a/b")
+    with pytest.raises(UserError, match="is no model: it has no config"):
         drl_jax.load(tmp_path)
-    with pytest.raises(UserError, match="step=3 is of a workdir"):
+    with pytest.raises(UserError, match="step=3 is possible only with the workdir of a run"):
         drl_jax.load(workdir / pretrained.FILE, step=3)
     with pytest.raises(UserError, match="has no checkpoint"):
         drl_jax.load(workdir, step=3)

@@ -6,6 +6,7 @@ from etils import epath
 
 from drl_jax.api.trained import TrainedModel
 from drl_jax.checkpoints.quiet import silence_orbax
+from drl_jax.config import paths
 from drl_jax.config.build import build
 from drl_jax.config.restore import StoredModel, find_model
 from drl_jax.parallel.mesh import place
@@ -38,12 +39,19 @@ def load(
     texts = dict(overrides or {})
     if step is not None:
         texts["evaluation.step"] = str(step)
+    paths.check_folder("source", str(source))
     silence_orbax()
-    return open_model(find_model(str(source), texts))
+    return open_model(find_model(str(source), texts, repr(str(source))))
 
 
 def open_model(stored: StoredModel) -> TrainedModel:
-    """Reads the weights of a model.
+    """Puts the weights of a model on the devices.
+
+    Args:
+      stored: the model.
+
+    Returns:
+      The model, with its methods.
 
     Raises:
       UserError: they cannot be read.

@@ -3,11 +3,10 @@
 import json
 from pathlib import Path
 
-from etils import epath
-
 from drl_jax import files
 from drl_jax.config import schema
 from drl_jax.config.overrides import Arguments, ModelArguments
+from drl_jax.config.schema import Config
 from drl_jax.parallel.preemption import Stop, raise_on_signal
 from drl_jax.report.matplotlib_cache import provide_folder
 
@@ -34,6 +33,11 @@ APPLICATIONS = {
 NEED_WORKDIR = ("train", "sample", "evaluate", "export", "report")
 
 
+def show(config: Config) -> None:
+    """Prints a config with all its keys, as JSON."""
+    print(json.dumps(schema.to_dict(config), indent=1))
+
+
 def call(command: str, arguments: Arguments, stop: Stop) -> None:
     """Runs a command.
 
@@ -42,8 +46,8 @@ def call(command: str, arguments: Arguments, stop: Stop) -> None:
       Stopped: a signal came.
     """
     config, prepare_command = arguments.config, arguments.prepare_command
-    workdir = _absolute(arguments.workdir or "")
-    output = _absolute(arguments.output) if arguments.output else workdir
+    workdir = files.absolute(arguments.workdir or "")
+    output = files.absolute(arguments.output) if arguments.output else workdir
     provide_folder(Path(output) if files.is_local(output) else Path.cwd())
     if command == "prepare":
         from drl_jax.commands.prepare import prepare
@@ -100,22 +104,24 @@ def call(command: str, arguments: Arguments, stop: Stop) -> None:
                 baseline(config, prepare_command, stop)
 
 
-def _absolute(folder: str) -> epath.Path:
-    """A folder as an absolute path: Orbax takes no relative one."""
-    path = epath.Path(folder).expanduser()
-    return path if path.is_absolute() else path.absolute()  # gs://… is absolute
-
-
 def call_on_model(command: str, arguments: ModelArguments, stop: Stop) -> None:
-    """Runs an application, or another command with --model. Raises as `call`."""
+    """Runs an application, or another command with --model.
+
+    Args:
+      command: the command.
+      arguments: of the command line.
+      stop: whether this process was asked to stop.
+
+    Raises:
+      UserError, Stopped: as `call`.
+    """
     from drl_jax.commands.job import configured_jax
     from drl_jax.config.restore import find_model, prepare_command
 
-    stored = find_model(arguments.model, arguments.overrides)
+    stored = find_model(arguments.model, arguments.overrides, f"--model={arguments.model}")
     if arguments.show:
-        print(json.dumps(schema.to_dict(stored.config), indent=1))
-        return
-    output = _absolute(arguments.output) if arguments.output else stored.workdir or _absolute("")
+        return show(stored.config)
+    output = files.absolute(arguments.output) if arguments.output else stored.workdir or files.absolute("")
     provide_folder(Path(output) if files.is_local(output) else Path.cwd())
     with configured_jax(stored.config):
         match command:
@@ -126,7 +132,7 @@ def call_on_model(command: str, arguments: ModelArguments, stop: Stop) -> None:
             case "evaluate":
                 from drl_jax.commands.evaluate import evaluate
 
-                evaluate(stored, output, prepare_command(stored.source), stop)
+                evaluate(stored, output, prepare_command(stored.source, arguments.overrides), stop)
             case _:
                 from drl_jax.commands.application import run
 

@@ -61,9 +61,9 @@ def some_levels(model: TrainedModel, given: tuple[int, ...] | None) -> list[int]
     last = model.num_levels - 1
     if given is None:
         return recorded_states(last)
-    if wrong := [level for level in given if not 0 <= level <= last]:
-        raise UserError(f"--levels={','.join(map(str, given))}: {wrong[0]} is not from 0 to {last}")
-    return list(dict.fromkeys(given))
+    if max(given) > last:
+        raise UserError(f"--levels={','.join(map(str, given))} is not possible: the levels are 0 to {last}")
+    return list(given)
 
 
 def read_images(model: TrainedModel, flag: str, text: str) -> np.ndarray:

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import shlex
 import time
 import zlib
@@ -238,8 +239,6 @@ def _save(output: epath.Path, images: _Images, levels: Sequence[int], measured: 
         named[f"data.{field}"] = np.stack([getattr(own, field) for own, _ in measured])
     arrays.save(output / "detect.npz", levels=np.array(levels), **named)
     units = {"energy": "energy: −log p + constant (nats)", "score_norm": "norm of the score (nats per unit)"}
-    for old in output.glob("detect_level_*.png"):  # of other --levels
-        old.unlink()
     for level, (own, others) in zip(levels, measured, strict=True):
         sets = {_OWN: own, **{name: each for name, each in others.items() if name != CONTROL}}
         panels = {
@@ -247,6 +246,10 @@ def _save(output: epath.Path, images: _Images, levels: Sequence[int], measured: 
             for field, unit in units.items()
         }
         save_histograms(panels, output / f"detect_level_{level}.png", title=f"level {level}")
+    for file in output.glob("detect_level_*.png"):
+        of_level = re.fullmatch(r"detect_level_(\d+)", file.stem)
+        if of_level and int(of_level[1]) not in levels:  # of an earlier run
+            file.unlink(missing_ok=True)
     shown = {"data": images.own, **{name: x for name, x in images.others.items() if name != CONTROL}}
     rows = min(_SHOWN, *map(len, shown.values()))
     columns = [(name, x[np.linspace(0, len(x) - 1, rows).astype(int)]) for name, x in shown.items()]

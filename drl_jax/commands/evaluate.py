@@ -14,7 +14,7 @@ from drl_jax.commands.job import check_output, start_job
 from drl_jax.config import schema
 from drl_jax.config.build import build, make_sampler, open_data
 from drl_jax.config.identity import identity
-from drl_jax.config.restore import StoredModel
+from drl_jax.config.restore import StoredModel, training_seconds
 from drl_jax.config.scoring import (
     about_data,
     check_examples,
@@ -66,7 +66,7 @@ def evaluate(stored: StoredModel, output: epath.Path, prepare_command: str, stop
         )
     source = open_data(config, prepare_command)
     check_examples(config, metrics, source)
-    job = start_job(stop, "evaluate", config, workdir=stored.workdir, sources={"config.data": source})
+    job = start_job(stop, "evaluate", config, stored=stored, sources={"config.data": source})
     with job as placement, ExitStack() as opened:
         model, about = stored.load(parts, placement)
         check_output(output, stored)
@@ -126,7 +126,10 @@ def evaluate(stored: StoredModel, output: epath.Path, prepare_command: str, stop
                     **{extractor.name: extractor.about for extractor in extractors},
                     "metrics": {name: scores.protocol_of(name) for name in metrics},
                 },
-                "training": {name: about[name] for name in ("seconds", "machine", "commit")},
+                "training": {
+                    "seconds": training_seconds(stored, about),
+                    **{name: about[name] for name in ("machine", "commit")},
+                },
                 "evaluation": {
                     "machine": machine,
                     "commits": {name: versions["commit"] for name in metrics},
@@ -162,7 +165,8 @@ def _with_earlier(file: epath.Path, result: dict[str, Any]) -> dict[str, Any]:
     order = [*(topic for topic in earlier["protocol"] if topic != "metrics"), *result["protocol"]]
     protocol = {topic: protocol[topic] for topic in dict.fromkeys(order)}
     evaluation = {**result["evaluation"], "commits": commits}
-    return {**result, **merged, "protocol": protocol, "evaluation": evaluation}
+    training = result["training"] if result["training"]["seconds"] else earlier["training"]
+    return {**result, **merged, "protocol": protocol, "training": training, "evaluation": evaluation}
 
 
 def _format(result: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from drl_jax.checkpoints import weights
 from drl_jax.commands.job import check_output, start_job
 from drl_jax.config import paths, schema
 from drl_jax.config.build import build
-from drl_jax.config.restore import StoredModel
+from drl_jax.config.restore import StoredModel, training_seconds
 from drl_jax.config.schema import Config
 from drl_jax.parallel.preemption import Stop
 
@@ -31,15 +31,16 @@ def export(stored: StoredModel, output: epath.Path, stop: Stop) -> None:
     """
     config = stored.config
     parts = build(config)
-    with start_job(stop, "export", config, workdir=stored.workdir) as placement:
+    with start_job(stop, "export", config, stored=stored) as placement:
         model, about = stored.load(parts, placement)
         check_output(output, stored)
         if jax.process_index() != 0:
             return
-        kept = ("step", "seconds", "data", "machine", "commit", "versions")
+        kept = ("step", "data", "machine", "commit", "versions")
         about = {
             "config": schema.to_dict(_without_paths(config)),
             "weights": f"average with decay {config.training.ema_decay:g}",
+            "seconds": training_seconds(stored, about),
             **{name: about[name] for name in kept},
         }
         file = output / pretrained.FILE

@@ -38,6 +38,7 @@ def start_job(
     config: Config,
     *,
     workdir: epath.Path | None = None,
+    stored: StoredModel | None = None,
     sources: Mapping[str, Opened] | None = None,
     batch_size: int = 0,
 ) -> Iterator[Placement]:
@@ -50,7 +51,8 @@ def start_job(
       stop: gets the delay with which this process exits.
       command: the name of the command.
       config: the config.
-      workdir: the folder of the run, which all processes must see.
+      workdir: the folder of the run, which all processes must see. Default: that of `stored`.
+      stored: the model that the command loads.
       sources: the data that the command reads, by the name that a message gives them.
       batch_size: rows of a batch, which must divide over the devices; 0 if there is no batch.
 
@@ -60,7 +62,9 @@ def start_job(
       Missing: not all processes came in time.
     """
     microbatches = config.training.microbatches
-    facts = lambda: _facts(command, config, workdir, sources or {})
+    workdir = stored.workdir if stored else workdir
+    digest = stored.weights_sha256 if stored else None
+    facts = lambda: _facts(command, config, workdir, digest, sources or {})
     watch = join_job(batch_size // microbatches, facts, stop)
     stop.exit_delay = exit_delay()
     try:
@@ -81,7 +85,11 @@ def start_job(
 
 
 def _facts(
-    command: str, config: Config, workdir: epath.Path | None, sources: Mapping[str, Opened]
+    command: str,
+    config: Config,
+    workdir: epath.Path | None,
+    weights_sha256: str | None,
+    sources: Mapping[str, Opened],
 ) -> dict[str, Any]:
     """What must be equal in all processes of a job, by the name that a message gives it."""
     settings = schema.flatten(schema.to_dict(config))
@@ -89,6 +97,7 @@ def _facts(
     facts = {f"config.{key}": value for key, value in settings.items() if key not in paths.KEYS}
     about = provenance.versions()
     facts |= {"the command": command, "--workdir": None if workdir is None else str(workdir)}
+    facts |= {"the SHA-256 of the weights": weights_sha256}
     facts |= {f"the version of {name}": about["versions"][name] for name in ("drl_jax", "jax")}
     if about["commit"] is not None:
         facts["the commit of drl_jax"] = about["commit"]
@@ -249,11 +258,13 @@ def check_output(output: epath.Path, stored: StoredModel) -> None:
         try:
             files.check_writable(output)
         except OSError as error:
-            flag, remedy = ("--workdir", "name another folder for what is written with --output=DIR")
-            if is_elsewhere:
-                flag, remedy = "--output", "name another folder"
+            named, remedy = f"--output={output}", "name another folder"
+            if output == files.absolute(""):
+                named, remedy = f"the current folder, {output},", "name another folder with --output=DIR"
+            if not is_elsewhere:
+                named, remedy = f"--workdir={output}", "name a folder for what is written with --output=DIR"
             reason = error.strerror or error
-            raise UserError(f"{flag}={output} cannot be written: {reason}; {remedy}") from None
+            raise UserError(f"{named} cannot be written: {reason}; {remedy}") from None
 
     on_process_0(check)
 

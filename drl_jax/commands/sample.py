@@ -33,7 +33,7 @@ def sample(stored: StoredModel, output: epath.Path, stop: Stop) -> None:
     """
     config = stored.config
     parts = build(config)
-    with start_job(stop, "sample", config, workdir=stored.workdir) as placement:
+    with start_job(stop, "sample", config, stored=stored) as placement:
         model, about = stored.load(parts, placement)
         check_output(output, stored)
         sampler, kind = make_sampler(config, parts, placement, stop), data_kind(config)

@@ -11,7 +11,7 @@ from drl_jax.config.rules import nearest
 from drl_jax.config.values import plain
 from drl_jax.errors import UserError
 
-WITH_MODEL = ("sample", "evaluate")  # commands that take --model instead of --workdir
+WITH_MODEL = ("sample", "evaluate")  # commands that take --model or --workdir
 COMMON = ("--config", "--workdir", "--show")
 OF_COMMANDS: Mapping[str, tuple[str, ...]] = {
     "--output": ("sample", "evaluate", "export", "report", *options.COMMANDS),
@@ -74,9 +74,14 @@ def of(command: str) -> tuple[str, ...]:
     return (*COMMON, *own)
 
 
-def names_model(argv: Sequence[str]) -> bool:
-    """Returns whether --model is among the words after a command."""
-    return any(word == "--model" or word.startswith("--model=") for word in argv)
+def names(argv: Sequence[str], flag: str) -> bool:
+    """Returns whether a flag is among the words after a command.
+
+    Args:
+      argv: the words.
+      flag: such as "--model".
+    """
+    return any(word == flag or word.startswith(f"{flag}=") for word in argv)
 
 
 def read(argv: Sequence[str], command: str) -> dict[str, str]:

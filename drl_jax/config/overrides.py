@@ -1,4 +1,4 @@
-"""The flags of a command: a config, values that override it, and a workdir."""
+"""The flags of a command: a config or a trained model, values that override the config, and folders."""
 
 import os
 import shlex
@@ -123,10 +123,7 @@ def parse_model(argv: Sequence[str], command: str) -> ModelArguments:
     flags = command_line.read(argv, command)
     _check_folders(flags)
     if not flags.get("--model"):
-        raise UserError(
-            f"--model is missing; name a model that ships ({', '.join(pretrained.names())}), the workdir of "
-            f"a run, or a file that `export` wrote, as in drl-jax {command} --model=digits"
-        )
+        raise UserError(no_model(command))
     model, output, overrides = flags["--model"], flags.get("--output"), _overrides(flags)
     if command not in options.COMMANDS:
         for other in ("--workdir", "--config"):
@@ -146,7 +143,7 @@ def parse_model(argv: Sequence[str], command: str) -> ModelArguments:
 def _check_folders(flags: Mapping[str, str]) -> None:
     if flags.get("--output") == "":
         raise UserError("--output has no folder; name one, as in --output=DIR, or leave the flag out")
-    for flag in ("--workdir", "--output"):
+    for flag in ("--workdir", "--output", "--model"):
         if folder := flags.get(flag):
             paths.check_folder(flag, folder)
 
@@ -191,14 +188,34 @@ def override(values: Mapping[str, Any], overrides: Mapping[str, str], source: st
 
 def _prepare_command(flags: Mapping[str, str]) -> str:
     """The command line that prepares the data: without their folder, which the data add."""
-    data = [f"{flag}={text}" for flag, text in flags.items() if flag.startswith(f"{_KEY}data.")]
-    data = [word for word in data if not word.startswith(f"{_KEY}data.data_dir=")]
     name = "--config" if flags.get("--config") else "--workdir"
-    return prepare_line(f"{name}={flags.get(name)}", *data)
+    return prepare_line(f"{name}={flags.get(name)}", *data_flags(_overrides(flags)))
+
+
+def no_model(command: str) -> str:
+    """Returns the message that a command has no model."""
+    return (
+        f"--model is missing; name a model that ships ({', '.join(pretrained.names())}), the workdir of a "
+        f"run, or a file that `export` wrote, as in drl-jax {command} --model=digits"
+    )
+
+
+def data_flags(overrides: Mapping[str, str]) -> list[str]:
+    """Returns the flags of a command line that say which data are meant, but for their folder.
+
+    Args:
+      overrides: texts by key of the config.
+    """
+    of_data = {key: text for key, text in overrides.items() if key.startswith("data.")}
+    return [f"{_KEY}{key}={text}" for key, text in of_data.items() if key != "data.data_dir"]
 
 
 def prepare_line(*flags: str) -> str:
-    """Returns a command line that prepares data, with the program as it was started."""
+    """Returns a command line that prepares data, with the program as it was started.
+
+    Args:
+      flags: which follow `prepare`.
+    """
     called = sys.argv[0]
     program = [called] if os.path.basename(called) == "drl-jax" else [sys.executable, "-m", "drl_jax"]
     return shlex.join([*program, "prepare", *flags])

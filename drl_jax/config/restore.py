@@ -8,10 +8,11 @@ from etils import epath
 
 from drl_jax import files, pretrained
 from drl_jax.checkpoints import weights
+from drl_jax.checkpoints.digests import sha256
 from drl_jax.checkpoints.orbax import FOLDER, load, steps
 from drl_jax.config import resume, schema
 from drl_jax.config.build import Components
-from drl_jax.config.overrides import override, prepare_line
+from drl_jax.config.overrides import data_flags, override, prepare_line
 from drl_jax.config.schema import Config
 from drl_jax.core.model import Model
 from drl_jax.errors import UserError
@@ -24,8 +25,8 @@ class Trained(NamedTuple):
 
     Attributes:
       model: with averaged weights.
-      about: JSON, where the weights are from: "step", "seconds" of training (None if nobody knows),
-        "config", "data", "machine", "commit" and "versions".
+      about: JSON, where the weights are from: "step", "config", "data", "machine", "commit", "versions"; of a
+        file, also the "seconds" of training.
     """
 
     model: Model
@@ -33,43 +34,55 @@ class Trained(NamedTuple):
 
 
 class StoredModel(NamedTuple):
-    """A trained model before its weights are read.
+    """A trained model before its weights are on devices.
 
     Attributes:
-      source: as the user named it.
+      source: the name of a model that ships, the workdir of a run as an absolute path, or a file of weights.
       config: how it was trained, with overrides.
-      workdir: of its run; None if it is a file of weights.
+      workdir: of its run; None if it is none.
+      weights_sha256: of the weights in a file; None for a run.
       load: (the parts of the config, where arrays live) -> the model. Raises UserError if it cannot be read.
     """
 
     source: str
     config: Config
     workdir: epath.Path | None
+    weights_sha256: str | None
     load: Callable[[Components, Placement], Trained]
 
 
-def find_model(source: str, overrides: Mapping[str, str]) -> StoredModel:
+def find_model(source: str, overrides: Mapping[str, str], name: str) -> StoredModel:
     """Finds a trained model. Uses no device yet.
 
     Args:
       source: the name of a model that ships ("digits"), the workdir of a run, or a file that `export` wrote.
+        A folder with the name of a model that ships is written ./digits.
       overrides: texts by key of the config. What the model was trained with cannot be changed.
+      name: what a message calls it, such as "--model=digits".
+
+    Returns:
+      The model.
 
     Raises:
       UserError: there is no such model, or an override is not possible.
     """
-    folder = epath.Path(source).expanduser()
-    if files.exists(folder / schema.FILE):
-        file = folder.absolute() / schema.FILE
+    is_path = source not in pretrained.names()
+    folder = files.absolute(source)
+    if is_path and files.exists(folder / schema.FILE):
+        file = folder / schema.FILE
         values = override(schema.load_values(file), overrides, str(file))
-        return model_in(folder.absolute(), schema.from_values(values, str(file)), source)
-    if "evaluation.step" in overrides:
+        return model_in(folder, schema.from_values(values, str(file)))
+    if is_path and not folder.is_file():
+        run = f"it has no {schema.FILE}, which a run has; " * folder.is_dir()
         raise UserError(
-            f"config.evaluation.step={overrides['evaluation.step']} is of a workdir, and {source} is none; "
+            f"{name} is no model: {run}it must be one that ships ({', '.join(pretrained.names())}), the "
+            "workdir of a run, or a file that `export` wrote"
+        )
+    if step := overrides.get("evaluation.step"):
+        raise UserError(
+            f"config.evaluation.step={step} is possible only with the workdir of a run, and {name} is none; "
             "leave it out"
         )
-    if folder.is_dir():
-        raise UserError(f"{source!r} is no model: the folder holds no run, for it has no {schema.FILE}")
     tree, about = weights.find(source)
     values = schema.complete(about["config"], source)
     config = schema.from_values(override(values, overrides, source), source)
@@ -78,36 +91,56 @@ def find_model(source: str, overrides: Mapping[str, str]) -> StoredModel:
     def load_weights(parts: Components, placement: Placement) -> Trained:
         arrays = placement.replicate(tree)
         model = Model(parts.network, parts.levels, arrays["params"], arrays["spectral"])
-        return Trained(model, {"seconds": None, **about})
+        return Trained(model, about)
 
-    return StoredModel(source, config, None, load_weights)
+    return StoredModel(source, config, None, sha256(tree), load_weights)
 
 
-def model_in(workdir: epath.Path, config: Config, source: str | None = None) -> StoredModel:
+def model_in(workdir: epath.Path, config: Config) -> StoredModel:
     """Describes the model in the workdir of a run: the checkpoint of `config.evaluation.step`, or the newest.
 
     Args:
       workdir: the folder, an absolute path.
       config: of the run, with overrides.
-      source: the workdir as the user named it. Default: `workdir`.
+
+    Returns:
+      The model. Whether there is one is seen when it is loaded.
     """
 
     def load_checkpoint(parts: Components, placement: Placement) -> Trained:
         return _load_checkpoint(workdir, config, parts, placement)
 
-    return StoredModel(source or str(workdir), config, workdir, load_checkpoint)
+    return StoredModel(str(workdir), config, workdir, None, load_checkpoint)
 
 
-def prepare_command(source: str) -> str:
+def training_seconds(stored: StoredModel, about: Mapping[str, Any]) -> float | None:
+    """Returns how long a model was trained: with its evaluations, without interruptions.
+
+    Args:
+      stored: the model.
+      about: what is known of its weights.
+
+    Returns:
+      Seconds; None if nobody knows.
+    """
+    if stored.workdir is None:
+        return about.get("seconds")
+    return metrics_log.training_seconds(metrics_log.read(stored.workdir), about["step"]) or None
+
+
+def prepare_command(source: str, overrides: Mapping[str, str] | None = None) -> str:
     """Returns the command line that prepares the data of a model.
 
     Args:
-      source: as for `find_model`.
+      source: as `StoredModel` has it.
+      overrides: texts by key of the config.
     """
     if source in pretrained.names():
-        return prepare_line(f"--config={source}")
-    is_run = files.exists(epath.Path(source).expanduser() / schema.FILE)
-    return prepare_line(f"--workdir={source}" if is_run else "--config=CONFIG")
+        where = f"--config={source}"
+    else:
+        is_run = files.exists(files.absolute(source) / schema.FILE)
+        where = f"--workdir={source}" if is_run else "--config=CONFIG"
+    return prepare_line(where, *data_flags(overrides or {}))
 
 
 def _load_checkpoint(workdir: epath.Path, config: Config, parts: Components, placement: Placement) -> Trained:
@@ -133,5 +166,4 @@ def _load_checkpoint(workdir: epath.Path, config: Config, parts: Components, pla
         raise UserError(f"--workdir={workdir} holds no checkpoint yet; train longer")
     tree = checkpoint.tree
     model = Model(parts.network, parts.levels, tree["ema_params"], tree["ema_spectral"])
-    seconds = metrics_log.training_seconds(metrics_log.read(workdir), checkpoint.step) or None
-    return Trained(model, {**checkpoint.record, "step": checkpoint.step, "seconds": seconds})
+    return Trained(model, {**checkpoint.record, "step": checkpoint.step})

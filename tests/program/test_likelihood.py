@@ -184,7 +184,7 @@ def test_bits_of_bytes_and_where_the_sides_do_not_bracket_there_is_no_number(tmp
 
 
 MISTAKES = {
-    "level": ("--levels=0,1", "--levels=0,1: 1 is not from 0 to 0"),
+    "level": ("--levels=0,1", "--levels=0,1 is not possible: the levels are 0 to 0"),
     "levels twice": ("--levels=0,0", "levels from 0 on, with commas, each once"),
     "no chains": ("--chains=0", "--chains=0 is not possible: it must be a whole number of at least 16"),
     "split": ("--split=test", "--split=test is not possible with points, which are drawn anew"),

@@ -1,12 +1,20 @@
 """`sample` and `evaluate` with --model: of a model that ships, of a workdir, and of a file of weights."""
 
+import errno
 import json
 
 import numpy as np
 import pytest
+from etils import epath
 
 import drl_jax
-from drl_jax import pretrained
+from drl_jax import files, pretrained
+from drl_jax.checkpoints import weights
+from drl_jax.checkpoints.digests import sha256
+from drl_jax.commands import job
+from drl_jax.config.restore import find_model
+from drl_jax.errors import UserError
+from drl_jax.parallel.preemption import Stop
 from tests.helpers import CONFIGS, run, small
 
 COUNT = "--config.evaluation.num_samples=70"  # a part of the last batch
@@ -73,6 +81,47 @@ def test_a_workdir_is_where_its_samples_are_written(program, workdir, tmp_path, 
     np.testing.assert_array_equal(samples(tmp_path), samples(workdir))
 
 
+def test_a_name_is_that_of_the_model_that_ships(program, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):  # the second time there is a folder ./digits
+        assert program("sample", "--model=digits", "--output=digits", COUNT).code == 0
+    outcome = program("sample", "--model=./digits")
+    assert "--model=./digits is no model: it has no config.json, which a run has" in outcome.err
+
+
+def test_the_processes_of_a_job_compare_the_weights(monkeypatch):
+    seen = {}
+
+    def join(rows, facts, stop):
+        seen.update(facts())
+        raise UserError("enough")
+
+    monkeypatch.setattr(job, "join_job", join)
+    stored = find_model("digits", {}, "--model=digits")
+    with (
+        pytest.raises(UserError, match="enough"),
+        job.start_job(Stop(), "sample", stored.config, stored=stored),
+    ):
+        pass
+    expected = sha256(drl_jax.load("digits").model)
+    assert seen["the SHA-256 of the weights"] == expected
+
+
+def test_a_known_time_of_training_is_kept(program, workdir, tmp_path):
+    """The file of an earlier version of `export` does not say how long training took."""
+    tree, about = weights.find(str(workdir / pretrained.FILE))
+    assert about.pop("seconds") > 0
+    weights.write(epath.Path(tmp_path / "old.safetensors"), tree, about)
+    metrics = "--config.evaluation.metrics=frechet_pixels"
+    for source, seconds in (
+        (tmp_path / "old.safetensors", None),
+        (workdir, 1),
+        (tmp_path / "old.safetensors", 1),
+    ):
+        assert program("evaluate", f"--model={source}", f"--output={tmp_path}", metrics).code == 0
+        assert bool(result(tmp_path)["training"]["seconds"]) == bool(seconds)
+
+
 def test_show_prints_the_config_of_a_model(program):
     outcome = program("sample", "--model=digits", "--show", "--config.sampler.noise_scale=1")
     assert json.loads(outcome.out)["sampler"]["noise_scale"] == 1
@@ -88,12 +137,14 @@ MISTAKES = {
         ("--model=digits", "--config=digits"),
         "is not possible with --model=digits; give one of them",
     ),
-    "no such model": (("--model=digit",), "'digit' is no model"),
+    "no such model": (("--model=digit",), "--model=digit is no model: it must be one that ships (digits"),
     "an empty name": (("--model=",), "--model is missing"),
-    "neither": ((), "--config is missing"),
-    "no workdir": (("--config=digits.py",), "needs the folder of a run, or --model=NAME"),
+    "neither": ((), "--model is missing; name a model that ships"),
+    "no workdir": (("--config=digits.py",), "--model is missing; name a model that ships"),
+    "a store that cannot be read": (("--model=s3://a/b",), "--model=s3://a/b is not possible"),
+    "an address of a file": (("--model=file:///a/b",), "write --model=/a/b"),
     "trained otherwise": (("--model=digits", "--config.levels.count=3"), "config.levels.count"),
-    "a step": (("--model=digits", "--config.evaluation.step=3"), "config.evaluation.step=3 is of a workdir"),
+    "a step": (("--model=digits", "--config.evaluation.step=3"), "step=3 is possible only with the workdir"),
 }
 
 
@@ -112,3 +163,15 @@ def test_a_folder_that_cannot_be_written_is_named(program, tmp_path):
     outcome = program("sample", "--model=digits", f"--output={tmp_path}/file")
     assert outcome.code == 1
     assert f"--output={tmp_path}/file cannot be written" in outcome.err
+
+
+def test_a_current_folder_that_cannot_be_written_is_named(program, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def check_writable(folder):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(files, "check_writable", check_writable)
+    outcome = program("sample", "--model=digits")
+    assert f"the current folder, {tmp_path}, cannot be written: Permission denied" in outcome.err
+    assert "--output=DIR" in outcome.err
