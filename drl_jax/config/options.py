@@ -147,7 +147,7 @@ class Chain:
     group: Annotated[int, at_least(1), "number of chains with the same start, which R-hat compares"] = 1
     start: Annotated[
         Literal["samples", "data", "noise"],
-        "where chains at one level begin: at its own draws, or others",
+        "where chains at one level begin: the model's draws, or others",
     ] = "samples"
     step_size: Annotated[
         float | None,

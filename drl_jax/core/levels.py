@@ -58,7 +58,7 @@ class Levels:
         return len(self.step_squared)
 
 
-def respaced_schedule(count: int) -> tuple[np.ndarray, np.ndarray]:
+def respaced_schedule(count: int, sigma_0: float | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Computes a_i and σ_i [T + 1] of T levels that respace the DDPM schedule.
 
     The first T − 1 levels span 1000 // (2 (T − 1)) steps each. The last spans the rest, so it jumps over
@@ -66,20 +66,26 @@ def respaced_schedule(count: int) -> tuple[np.ndarray, np.ndarray]:
 
     Args:
       count: T, 1 … 501.
+      sigma_0: σ_0, below that of x_1. Default: 0.01, the first of the schedule.
 
     Returns:
       (a, σ).
 
     Raises:
-      ValueError: the schedule cannot be split into that many levels.
+      ValueError: the schedule cannot be split into that many levels, or σ_0 is not possible.
 
-    Source: the authors' `get_sigma_schedule`; T = 1, one jump over everything, is ours.
+    Source: the authors' `get_sigma_schedule`; T = 1, one jump over everything, and another σ_0 are ours.
     """
     if not 1 <= count <= MAX_RESPACED:
         raise ValueError(f"T = {count} levels are not possible; T must be from 1 to {MAX_RESPACED}")
     stride = 1000 // (2 * (count - 1)) if count > 1 else 0
     ends = np.append(stride * np.arange(count), _LAST)
     kept = np.cumprod(np.sqrt(1 - _BETAS))[ends]
+    if sigma_0 is not None:
+        largest = np.sqrt(1 - kept[1] ** 2)
+        if not 0 < sigma_0 < largest:
+            raise ValueError(f"sigma_0={sigma_0} is not possible: it must be above 0 and below {largest:.4g}")
+        kept[0] = np.sqrt(1 - sigma_0**2)
     a = kept / np.append(1.0, kept[:-1])
     return a, np.sqrt(1 - a**2)
 
@@ -101,6 +107,7 @@ def ddpm_schedule() -> tuple[np.ndarray, np.ndarray]:
 def make_levels(
     count: int = 6,
     *,
+    sigma_0: float | None = None,
     b_squared: float = 2e-4,
     step_growth: float | None = None,
     temperature: Temperature | None = None,
@@ -109,6 +116,7 @@ def make_levels(
 
     Args:
       count: T; 1 … 501 respaces the DDPM schedule, 1000 takes it as it is.
+      sigma_0: σ_0, the noise that x_0 keeps. Default: 0.01, and 0 for T = 1000.
       b_squared: b² of the step size s_t² = b² σ_{t+1}² (σ_cum[t] / σ_cum[0])^step_growth.
       step_growth: that exponent. Default: 1, and 0 for T = 1000, where σ_cum[0] = 0.
       temperature: "step" (s_t²), "noise" (σ_cum[t+1]) or "one" (f is the log-density itself).
@@ -119,7 +127,7 @@ def make_levels(
       The levels. Only the last level of a respaced schedule has is_recovery = 0.
 
     Raises:
-      ValueError: no schedule has that count, or T = 1000 was given another step_growth than 0.
+      ValueError: no schedule has that count or σ_0, or T = 1000 was given another step_growth than 0.
 
     Source: the defaults of T <= 501 are the authors'; those of T = 1000 are ours.
 
@@ -135,8 +143,10 @@ def make_levels(
     temperature = ("noise" if is_ddpm else "step") if temperature is None else temperature
     if is_ddpm and step_growth != 0:
         raise ValueError(f"step_growth={step_growth} is not possible with 1000 levels; it must be 0")
+    if is_ddpm and sigma_0 is not None:
+        raise ValueError(f"sigma_0={sigma_0} is not possible with 1000 levels, whose x_0 is the data")
 
-    a, sigma = ddpm_schedule() if is_ddpm else respaced_schedule(count)
+    a, sigma = ddpm_schedule() if is_ddpm else respaced_schedule(count, sigma_0)
     a_cum = np.cumprod(a)
     sigma_cum = np.sqrt(1 - a_cum**2)
 

@@ -122,6 +122,33 @@ def test_steps():
         np.testing.assert_allclose(grown, levels.step_squared * ratio**growth, rtol=1e-13)
 
 
+@pytest.mark.parametrize("count", [1, 2, 6, 20])
+def test_another_sigma_0_changes_the_ends_of_level_0_alone(count):
+    usual, levels = make_levels(count), make_levels(count, sigma_0=0.03)
+    assert levels.sigma[0] == levels.sigma_cum[0] == pytest.approx(0.03, rel=1e-12)
+    # Every x_i from x_1 on has the same noise as before, so only the step to x_1 is another.
+    np.testing.assert_allclose(levels.a_cum[1:], usual.a_cum[1:], rtol=1e-14)
+    np.testing.assert_allclose(levels.sigma[2:], usual.sigma[2:], rtol=1e-14)
+    assert levels.a[1] == pytest.approx(usual.a_cum[1] / np.sqrt(1 - 0.03**2), rel=1e-14)
+    # The steps of Langevin chains follow from their formula.
+    expected = 2e-4 * levels.sigma[1:] ** 2 * levels.sigma_cum[:-1] / 0.03
+    np.testing.assert_allclose(levels.step_squared, expected, rtol=1e-12)
+
+
+def test_the_usual_sigma_0_may_be_given():
+    given, usual = make_levels(6, sigma_0=0.01), make_levels(6)
+    for name, values in vars(usual).items():
+        np.testing.assert_allclose(getattr(given, name), values, rtol=1e-12, err_msg=name)
+
+
+@pytest.mark.parametrize("sigma_0", [0.0, -0.1, 0.324, 1.0, np.nan])
+def test_impossible_sigma_0(sigma_0):
+    with pytest.raises(ValueError, match=r"it must be above 0 and below 0\.3238$"):
+        make_levels(6, sigma_0=sigma_0)
+    with pytest.raises(ValueError, match="is not possible with 1000 levels"):
+        make_levels(1000, sigma_0=sigma_0)
+
+
 @pytest.mark.parametrize("count", [-1, 0, 502, 999, 1001])
 def test_impossible_counts_say_what_is_possible(count):
     message = rf"^{count} levels are not possible; possible are 1 to 501, and 1000$"
