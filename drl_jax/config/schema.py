@@ -103,8 +103,8 @@ class Levels:
     """The noise levels and the step sizes of their chains."""
 
     count: Annotated[int, COUNT] = 6  # T (paper)
-    sigma_0: Annotated[float | None, above(0)] = None  # noise of x_0, which samples keep: None: 0.01 (paper),
-    # and 0 for T = 1000; more of it makes level 0 of data with constant pixels easier (ours)
+    sigma_0: Annotated[float | None, above(0)] = None  # noise of x_0, which samples keep; None: 0.01 (paper),
+    # and 0 for T = 1000. Data with constant pixels need more of it (ours, docs/divergence.md)
     b_squared: Annotated[float, above(0)] = 2e-4  # b²: s_t² = b² σ²_{t+1} (σ_cum[t] / σ_cum[0])^step_growth
     step_growth: Annotated[float | None, at_least(0)] = None  # None: 1 (authors' code), and 0 for T = 1000
     temperature: Literal["step", "noise", "one"] | None = None  # f is divided by s_t², σ_cum[t+1] or 1;
