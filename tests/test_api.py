@@ -237,15 +237,24 @@ def test_points(tmp_path):
 
 
 def test_the_models_that_ship():
-    assert pretrained.names() == ["digits"]
-    model = drl_jax.load("digits")
-    assert model.config.data.name == "digits"
+    assert pretrained.names() == ["digits", "fashion_mnist"]
+    sizes = {name: len(pretrained.weights_of(name).read_bytes()) for name in pretrained.names()}
+    assert sum(sizes.values()) < 4e6
+
+
+@pytest.mark.parametrize("name", pretrained.names())
+def test_a_model_that_ships_has_its_scores_beside_it(name):
+    model = drl_jax.load(name)
+    assert model.config.data.name == name
     assert model.about["step"] == model.config.training.steps
-    # Its scores are those of these weights.
-    result = json.loads((pretrained.weights_of("digits").parent / "result.json").read_text())
+    result = json.loads((pretrained.weights_of(name).parent / "result.json").read_text())
     assert result["protocol"]["samples"]["weights_sha256"] == sha256(model.model)
     assert result["config"]["network"] == schema.to_dict(model.config)["network"]
     assert result["training"]["commit"] == model.about["commit"]
+
+
+def test_the_samples_of_digits_look_like_digits():
+    model = drl_jax.load("digits")
     # Its samples have the pixels of digits: not those of noise, which have a mean of 127 and as much spread.
     data = open_source("digits", image_size=8, channels=1).take(np.arange(500))
     samples = model.sample(0, 64)
