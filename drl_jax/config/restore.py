@@ -39,7 +39,7 @@ class StoredModel(NamedTuple):
     Attributes:
       source: the name of a model that ships, the workdir of a run as an absolute path, or a file of weights.
       config: how it was trained, with overrides.
-      workdir: of its run; None if it is none.
+      workdir: of its run; None for a file.
       weights_sha256: of the weights in a file; None for a run.
       load: (the parts of the config, where arrays live) -> the model. Raises UserError if it cannot be read.
     """
