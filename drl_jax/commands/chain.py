@@ -17,7 +17,7 @@ from drl_jax.api import ChainSettings, TrainedModel
 from drl_jax.applications import chains
 from drl_jax.applications.chains import Diagnostics, Position, Run
 from drl_jax.applications.kernels import Point
-from drl_jax.config.build import open_data
+from drl_jax.config.build import open_compared, open_data
 from drl_jax.config.identity import identity
 from drl_jax.config.options import Chain
 from drl_jax.config.restore import prepare_command
@@ -90,8 +90,10 @@ def chain(model: TrainedModel, options: Chain, output: epath.Path, stop: Stop) -
     metrics = [name for name in metric_names(config) if name != scores.TOTAL_VARIATION]
     needs_data = metrics or options.start == "data"
     source = open_data(config, prepare_command(model.source)) if needs_data else None
+    compared, against = config, source
     if source is not None:
-        check_examples(config, metrics, source)
+        compared, against = open_compared(config, source, prepare_command(model.source))
+        check_examples(config, metrics, against)
     extractors = make_extractors(config, metrics, model.parts.shape, place())
 
     depends_on = identity(
@@ -121,14 +123,14 @@ def chain(model: TrainedModel, options: Chain, output: epath.Path, stop: Stop) -
     }
     chain_scores: list[Scores] = [{} for _ in examples]
     bounds: dict[str, Scores] = {"samples": {}, "data_vs_data": {}}
-    if metrics and source is not None:
-        reference = read_reference(config, source, metrics, extractors)
+    if metrics and against is not None:
+        reference = read_reference(compared, against, metrics, extractors)
         measure = lambda x: _scores(metrics, extractors, x, reference.compared())
         chain_scores = [measure(x) for x in examples]
         bounds["samples"] = measure(model.sample(options.seed, options.chains))
         bounds["data_vs_data"] = scores.data_vs_data(metrics, reference.data)
         result["protocol"] = {
-            "reference": about_data(config, source, reference),
+            "reference": about_data(compared, against, reference),
             **{extractor.name: extractor.about for extractor in extractors},
             "metrics": {name: scores.protocol_of(name) for name in metrics},
         }

@@ -12,7 +12,7 @@ from etils import epath
 from drl_jax import files
 from drl_jax.commands.job import check_output, start_job
 from drl_jax.config import schema
-from drl_jax.config.build import build, make_sampler, open_data
+from drl_jax.config.build import build, make_sampler, open_compared, open_data
 from drl_jax.config.identity import identity
 from drl_jax.config.restore import StoredModel, training_seconds
 from drl_jax.config.scoring import (
@@ -64,7 +64,7 @@ def evaluate(stored: StoredModel, output: epath.Path, prepare_command: str, stop
             "config.evaluation.metrics=none leaves nothing to measure; name metrics, as in fid,kid or "
             "frechet_pixels"
         )
-    source = open_data(config, prepare_command)
+    compared, source = open_compared(config, open_data(config, prepare_command), prepare_command)
     check_examples(config, metrics, source)
     job = start_job(stop, "evaluate", config, stored=stored, sources={"config.data": source})
     with job as placement, ExitStack() as opened:
@@ -98,7 +98,7 @@ def evaluate(stored: StoredModel, output: epath.Path, prepare_command: str, stop
         on_process_0(take_folder)
         draw_missing(store, sampler, model, kind, count, save_every=save_every)
         samples = read_samples(store, extractors, count, stop)
-        reference = read_reference(config, source, metrics, extractors)
+        reference = read_reference(compared, source, metrics, extractors)
         values: scores.Scores = {}
         if TOTAL_VARIATION in metrics and kind.density is not None:
             densities = scores.level_densities(model, kind.density)
@@ -122,7 +122,7 @@ def evaluate(stored: StoredModel, output: epath.Path, prepare_command: str, stop
                 "data_vs_data": scores.data_vs_data(metrics, reference.data),
                 "protocol": {
                     "samples": drawn,
-                    "reference": about_data(config, source, reference),
+                    "reference": about_data(compared, source, reference),
                     **{extractor.name: extractor.about for extractor in extractors},
                     "metrics": {name: scores.protocol_of(name) for name in metrics},
                 },
@@ -138,7 +138,8 @@ def evaluate(stored: StoredModel, output: epath.Path, prepare_command: str, stop
                 "config": schema.to_dict(config),
             }
             _logger.info("%s", _format(result))
-            file = folder / f"result_{count}.json"
+            split = f"_{compared.data.split}" if compared is not config else ""
+            file = folder / f"result_{count}{split}.json"
             files.write(file, json.dumps(_with_earlier(file, result), indent=1) + "\n")
             _logger.info("written to %s", file)
         barrier()  # process 0 works longer than the others

@@ -262,7 +262,10 @@ def check_output(output: epath.Path, stored: StoredModel) -> None:
             if output == files.absolute(""):
                 named, remedy = f"the current folder, {output},", "name another folder with --output=DIR"
             if not is_elsewhere:
-                named, remedy = f"--workdir={output}", "name a folder for what is written with --output=DIR"
+                named, remedy = (
+                    f"--workdir={output}",
+                    "name another folder for what is written with --output=DIR",
+                )
             reason = error.strerror or error
             raise UserError(f"{named} cannot be written: {reason}; {remedy}") from None
 

@@ -21,7 +21,7 @@ from drl_jax.checkpoints.orbax import FOLDER, Retention, open_checkpoints, steps
 from drl_jax.checkpoints.weights import find
 from drl_jax.commands.job import start_job
 from drl_jax.config import resume, schema
-from drl_jax.config.build import Components, build, make_sampler, open_data
+from drl_jax.config.build import Components, build, make_sampler, open_compared, open_data
 from drl_jax.config.schema import Config
 from drl_jax.config.scoring import check_examples, make_evaluator, metric_names
 from drl_jax.core.model import Model
@@ -59,13 +59,14 @@ def train(config: Config, workdir: epath.Path, prepare_command: str, stop: Stop)
     resume.changes_in_workdir(workdir, config)
     _check_apart(config, workdir)
     source = open_data(config, prepare_command)
-    check_examples(config, metrics, source)
+    compared, against = open_compared(config, source, prepare_command)
+    check_examples(config, metrics, against)
     job = start_job(
         stop,
         "train",
         config,
         workdir=workdir,
-        sources={"config.data": source},
+        sources={"config.data": source, "config.evaluation.split": against},
         batch_size=config.data.batch_size,
     )
     with job as placement, ExitStack() as opened:
@@ -78,7 +79,7 @@ def train(config: Config, workdir: epath.Path, prepare_command: str, stop: Stop)
         sampler = make_sampler(config, parts, placement, stop)
         folder = workdir / "samples" if is_first else None
         evaluator = together(
-            lambda: make_evaluator(config, metrics, source, parts.shape, placement, sampler, folder)
+            lambda: make_evaluator(compared, metrics, against, parts.shape, placement, sampler, folder)
         )
         data = fingerprint(source)
         _record_skipped(source, workdir)

@@ -184,6 +184,31 @@ def open_data(config: Config, prepare_command: str, *, for_check: bool = False) 
     )
 
 
+def open_compared(config: Config, source: Opened, prepare_command: str) -> tuple[Config, Opened]:
+    """Opens the data that samples are compared with, those of `config.evaluation.split`.
+
+    Args:
+      config: the config.
+      source: the examples of `config.data`.
+      prepare_command: the command that a message names if the data are not prepared.
+
+    Returns:
+      (The config in which this split is that of the data, its examples).
+
+    Raises:
+      UserError: the data have no such split, or cannot be opened.
+    """
+    data, split = config.data, config.evaluation.split
+    if split is None or split == data.split:
+        return config, source
+    if not has_split(data.name, split, data_dir=data.data_dir):
+        raise UserError(
+            f"config.evaluation.split={split} is not possible: the data set {data.name} has no such split"
+        )
+    compared = replace(config, data=replace(data, split=split))
+    return compared, open_data(compared, prepare_command)
+
+
 def open_held_out(config: Config, prepare_command: str, split: str | None = None) -> tuple[Opened, str]:
     """Opens a split of `config.data`: the given one, or else the test split, or else that of training.
 

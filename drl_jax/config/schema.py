@@ -190,6 +190,7 @@ class Evaluation:
     save_every: Annotated[int, at_least(1)] = 64  # samples that `evaluate` draws between two saves
     seed: Annotated[int, SEED] = 0  # sample i is a function of (weights, seed, i)
     metrics: str = "none"  # fid, kid, inception_score, precision_recall, frechet_pixels, …, with commas
+    split: str | None = None  # of the data that samples are compared with, such as test; None: data.split
     score_untrained: bool = False  # score an untrained model at the end of training, to compare with
     inception_weights: str | None = None  # torch-fidelity's file, or fetch: the public one
     inception_sha256: Annotated[str, SHA256] = "6726825d"  # how the SHA-256 of that file begins

@@ -88,7 +88,7 @@ def test_a_statistic_that_is_too_low_is_atypical():
 
 
 MISTAKES = {
-    "--levels=1,6": "--levels=1,6: 6 is not from 0 to 5",
+    "--levels=1,6": "--levels=1,6 is not possible: the levels are 0 to 5",
     "--against=noise,": "--against= is not possible; name made, noise, gaussian",
     "--against=points": "--against=points is not possible",
     "--against=no_such_set": "--against=no_such_set: config.data.name='no_such_set'",

@@ -333,6 +333,48 @@ def test_the_test_split_against_the_training_split(program, tmp_path):
     assert f"{shares.recall:.5g}" in printed
 
 
+def test_samples_are_compared_with_the_split_that_is_named(program, tmp_path):
+    write_cifar10_archive(tmp_path / "cifar-10-binary.tar.gz", per_batch=12)
+    prepare("cifar10", data_dir=str(tmp_path), path=str(tmp_path))
+    workdir = tmp_path / "run"
+    flags = [
+        "--config=cifar10.py:small",
+        f"--workdir={workdir}",
+        f"--config.data.data_dir={tmp_path}",
+        *small(),
+    ]
+    assert program("train", *flags, "--config.evaluation.metrics=kid_pixels").code == 0
+    for split in ("train", "test"):
+        ended = program(
+            *measuring(workdir, count=12, metrics="kid_pixels"), f"--config.evaluation.split={split}"
+        )
+        assert ended.code == 0, ended.err
+        assert f"name cifar10, split {split}" in ended.out
+    test, train = (
+        json.loads((folder / name).read_text())
+        for folder in workdir.glob("evaluations/*")
+        for name in ("result_12_test.json", "result_12.json")
+    )
+    # Of the same samples, with other data: 12 test images, 60 training images, of which a half is compared.
+    assert test["protocol"]["samples"] == train["protocol"]["samples"]
+    about = [each["protocol"]["reference"] for each in (test, train)]
+    assert [each["count"] for each in about] == [12, 60]
+    assert [each["examples_in_pixels"] for each in about] == [6, 30]
+    assert test["scores"]["kid_pixels"] != train["scores"]["kid_pixels"]
+    # The scores of a training run too.
+    again = [
+        "--config.evaluation.split=test",
+        "--config.evaluation.metrics=kid_pixels",
+        "--config.training.steps=8",
+    ]
+    assert program("train", *flags, *again).code == 0
+    ended = program(*measuring(workdir), "--config.evaluation.split=validation")
+    assert (
+        "config.evaluation.split=validation is not possible: the data set cifar10 has no such split"
+        in ended.err
+    )
+
+
 def kid_of(x, y) -> float:
     """The unbiased squared discrepancy, written out."""
     kernel = lambda a, b: (a.astype(float) @ b.T.astype(float) / a.shape[1] + 1) ** 3
