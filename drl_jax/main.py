@@ -177,7 +177,7 @@ def run(argv: Sequence[str], stop: Stop) -> None:
         _import_jax()
         with _files_named("--model", on_model.model):
             return call_on_model(command, on_model, stop)
-    if command in WITH_MODEL and not names(flags, "--workdir"):
+    if command in WITH_MODEL and not (names(flags, "--workdir") or names(flags, "--config")):
         raise UserError(no_model(command))
     arguments = parse(flags, command)
     if arguments.show:
@@ -185,7 +185,8 @@ def run(argv: Sequence[str], stop: Stop) -> None:
     if command == "plan" and not arguments.topology:
         raise UserError("--topology is missing; `plan` needs the hardware, as in --topology=v5e:4x4")
     if command in NEED_WORKDIR and not arguments.workdir:
-        raise UserError(f"--workdir is missing; `{command}` needs the folder of a run")
+        missing = f"--workdir is missing; `{command}` needs the folder of a run"
+        raise UserError(no_model(command) if command in WITH_MODEL else missing)
     if command != "prepare":  # which does without
         _import_jax()
     with _files_named("--workdir", arguments.workdir):

@@ -61,12 +61,15 @@ def train(config: Config, workdir: epath.Path, prepare_command: str, stop: Stop)
     source = open_data(config, prepare_command)
     compared, against = open_compared(config, source, prepare_command)
     check_examples(config, metrics, against)
+    sources = {"config.data": source}
+    if against is not source:
+        sources["config.evaluation.split"] = against
     job = start_job(
         stop,
         "train",
         config,
         workdir=workdir,
-        sources={"config.data": source, "config.evaluation.split": against},
+        sources=sources,
         batch_size=config.data.batch_size,
     )
     with job as placement, ExitStack() as opened:

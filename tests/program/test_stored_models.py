@@ -126,6 +126,9 @@ def test_show_prints_the_config_of_a_model(program):
     outcome = program("sample", "--model=digits", "--show", "--config.sampler.noise_scale=1")
     assert json.loads(outcome.out)["sampler"]["noise_scale"] == 1
     assert json.loads(outcome.out)["data"]["name"] == "digits"
+    # Of a config too, without a model.
+    outcome = program("sample", "--config=digits.py", "--show")
+    assert json.loads(outcome.out)["data"]["name"] == "digits"
 
 
 MISTAKES = {
