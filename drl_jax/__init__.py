@@ -3,10 +3,10 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from drl_jax.api import TrainedModel, load
+    from drl_jax.api import TrainedModel, image_grid, load
 
 __version__ = "0.1.0"
-__all__ = ["TrainedModel", "load"]
+__all__ = ["TrainedModel", "image_grid", "load"]
 
 
 def __getattr__(name: str) -> Any:

@@ -288,8 +288,8 @@ def test_training_begins_with_given_weights(workdir, model, tmp_path, capsys):
 
 
 def test_what_is_written_is_read_again(workdir, tmp_path):
-    tree, about = weights.read(epath.Path(workdir / pretrained.FILE), "a")
+    tree, about, _ = weights.read(epath.Path(workdir / pretrained.FILE), "a")
     weights.write(epath.Path(tmp_path / "b"), tree, about)
-    again, about_again = weights.read(epath.Path(tmp_path / "b"), "b")
+    again, about_again, _ = weights.read(epath.Path(tmp_path / "b"), "b")
     jax.tree.map(np.testing.assert_array_equal, tree, again)
     assert about == about_again

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
@@ -18,14 +18,28 @@ from drl_jax.errors import UserError
 _FORMAT = "drl_jax 1"
 
 
-def find(source: str) -> tuple[Tree, dict[str, Any]]:
+class Stored(NamedTuple):
+    """The weights in a file.
+
+    Attributes:
+      tree: {"params": …, "spectral": …}, nested dicts of NumPy arrays.
+      about: JSON, where they are from.
+      sha256: of the tree.
+    """
+
+    tree: Tree
+    about: dict[str, Any]
+    sha256: str
+
+
+def find(source: str) -> Stored:
     """Reads the weights of a model that ships, or of a file.
 
     Args:
       source: the name of the model, or the path of the file.
 
     Returns:
-      As `read`.
+      The weights.
 
     Raises:
       UserError: there is no such model.
@@ -54,7 +68,7 @@ def write(path: epath.Path, tree: Tree, about: Mapping[str, Any]) -> None:
     files.write(path, save(named, metadata))
 
 
-def read(path: epath.Path, name: str) -> tuple[Tree, dict[str, Any]]:
+def read(path: epath.Path, name: str) -> Stored:
     """Reads what `write` wrote.
 
     Args:
@@ -62,7 +76,7 @@ def read(path: epath.Path, name: str) -> tuple[Tree, dict[str, Any]]:
       name: what a message calls it.
 
     Returns:
-      (the tree, of NumPy arrays; about).
+      The weights.
 
     Raises:
       UserError: it is no such file, or damaged.
@@ -79,9 +93,10 @@ def read(path: epath.Path, name: str) -> tuple[Tree, dict[str, Any]]:
         )
     # A network without spectral normalisation has no such arrays.
     tree: Tree = {"params": {}, "spectral": {}, **unflatten_dict(named, sep="/")}
-    if sha256(tree) != metadata["sha256"]:
+    digest = sha256(tree)
+    if digest != metadata["sha256"]:
         raise UserError(f"{name} is damaged: its weights are not those that were written")
-    return tree, json.loads(metadata["about"])
+    return Stored(tree, json.loads(metadata["about"]), digest)
 
 
 def _metadata(content: bytes) -> dict[str, str]:

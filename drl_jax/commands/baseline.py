@@ -2,10 +2,9 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
 
 from drl_jax.commands.job import start_job
-from drl_jax.config.build import build, open_data
+from drl_jax.config.build import build, open_data, with_split
 from drl_jax.config.schema import Config
 from drl_jax.config.scoring import (
     about_data,
@@ -48,7 +47,7 @@ def baseline(config: Config, prepare_command: str, stop: Stop) -> None:
             "one, as in fid or frechet_pixels"
         )
     source, sources = open_data(config, prepare_command), {}
-    test_config = replace(config, data=replace(config.data, split="test"))
+    test_config = with_split(config, "test")
     if has_split(config.data.name, "test", data_dir=config.data.data_dir):
         sources["the test split"] = open_data(test_config, prepare_command)
     for each in (source, *sources.values()):

@@ -174,7 +174,7 @@ def _weights_to_begin_with(config: Config, parts: Components, workdir: epath.Pat
     if source is None or steps(workdir / FOLDER):
         return None
     try:
-        weights, _ = find(source)
+        weights = find(source).tree
     except UserError as error:
         raise UserError(f"config.training.init={source!r} is not possible: {error}") from None
     state = jax.eval_shape(parts.init_state, jax.random.key(0))

@@ -155,6 +155,11 @@ def set_precision(config: Config) -> None:
         jax.config.update("jax_default_matmul_precision", config.network.precision)
 
 
+def with_split(config: Config, split: str) -> Config:
+    """Returns the config with another split of its data."""
+    return replace(config, data=replace(config.data, split=split))
+
+
 def open_data(config: Config, prepare_command: str, *, for_check: bool = False) -> Opened:
     """Opens the examples of `config.data`.
 
@@ -205,7 +210,7 @@ def open_compared(config: Config, source: Opened, prepare_command: str) -> tuple
         raise UserError(
             f"config.evaluation.split={split} is not possible: the data set {data.name} has no such split"
         )
-    compared = replace(config, data=replace(data, split=split))
+    compared = with_split(config, split)
     return compared, open_data(compared, prepare_command)
 
 
@@ -230,7 +235,7 @@ def open_held_out(config: Config, prepare_command: str, split: str | None = None
     if split is None:
         split = "test" if has_split(data.name, "test", data_dir=data.data_dir) else data.split
     if split != data.split:
-        source = open_data(replace(config, data=replace(data, split=split)), prepare_command)
+        source = open_data(with_split(config, split), prepare_command)
     source.notes.listen()
     return source, split
 

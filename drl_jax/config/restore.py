@@ -8,7 +8,6 @@ from etils import epath
 
 from drl_jax import files, pretrained
 from drl_jax.checkpoints import weights
-from drl_jax.checkpoints.digests import sha256
 from drl_jax.checkpoints.orbax import FOLDER, load, steps
 from drl_jax.config import resume, schema
 from drl_jax.config.build import Components
@@ -83,7 +82,7 @@ def find_model(source: str, overrides: Mapping[str, str], name: str) -> StoredMo
             f"config.evaluation.step={step} is possible only with the workdir of a run, and {name} is none; "
             "leave it out"
         )
-    tree, about = weights.find(source)
+    tree, about, digest = weights.find(source)
     values = schema.complete(about["config"], source)
     config = schema.from_values(override(values, overrides, source), source)
     resume.check_unchanged(about["config"], config, source)
@@ -93,7 +92,7 @@ def find_model(source: str, overrides: Mapping[str, str], name: str) -> StoredMo
         model = Model(parts.network, parts.levels, arrays["params"], arrays["spectral"])
         return Trained(model, about)
 
-    return StoredModel(source, config, None, sha256(tree), load_weights)
+    return StoredModel(source, config, None, digest, load_weights)
 
 
 def model_in(workdir: epath.Path, config: Config) -> StoredModel:

@@ -23,16 +23,18 @@ _WIDTH = 640  # pixels; small images are enlarged until a grid is about this wid
 Images = UInt8[np.ndarray, "n height width channels"]
 
 
-def save_grid(
-    images: Images, path: epath.PathLike, *, columns: int | None = None, titles: Sequence[str] = ()
-) -> None:
-    """Writes images side by side, row by row. Small images are enlarged by a whole factor, smoothly.
+def make_grid(
+    images: Images, *, columns: int | None = None, titles: Sequence[str] = ()
+) -> UInt8[np.ndarray, "rows columns channels"]:
+    """Puts images side by side, row by row. Small images are enlarged by a whole factor, smoothly.
 
     Args:
       images: uint8; at most `MAX_SHOWN` of them are shown if `columns` is not given.
-      path: of the PNG file.
       columns: images in a row. Default: as many as rows.
       titles: a word above each column; long ones are cut. Default: none.
+
+    Returns:
+      The pixels of the grid.
     """
     if columns is None:
         images = images[:MAX_SHOWN]
@@ -51,7 +53,19 @@ def save_grid(
     if titles:
         centres = [gap + column * (width + gap) + width // 2 for column in range(columns)]
         sheet = np.concatenate([_heading(titles, centres, sheet.shape), sheet])
-    _save(sheet, path)
+    return sheet
+
+
+def save_grid(
+    images: Images, path: epath.PathLike, *, columns: int | None = None, titles: Sequence[str] = ()
+) -> None:
+    """Writes the grid of `make_grid`.
+
+    Args:
+      images, columns, titles: as for `make_grid`.
+      path: of the PNG file.
+    """
+    _save(make_grid(images, columns=columns, titles=titles), path)
 
 
 def save_columns(columns: Sequence[tuple[str, Images]], path: epath.PathLike) -> None:
@@ -119,7 +133,12 @@ def _enlarged(image: UInt8[np.ndarray, "h w channels"], factor: int) -> UInt8[np
     return np.stack([np.asarray(band) for band in bands], axis=-1)
 
 
+def to_image(sheet: UInt8[np.ndarray, "height width channels"]) -> Image.Image:
+    """Makes an image of Pillow from its pixels, grey or in colour."""
+    return Image.fromarray(sheet[..., 0] if sheet.shape[-1] == 1 else sheet)
+
+
 def _save(sheet: UInt8[np.ndarray, "height width channels"], path: epath.PathLike) -> None:
     file = io.BytesIO()
-    Image.fromarray(sheet[..., 0] if sheet.shape[-1] == 1 else sheet).save(file, format="PNG")
+    to_image(sheet).save(file, format="PNG")
     files.write(epath.Path(path), file.getvalue())

@@ -109,7 +109,7 @@ def test_the_processes_of_a_job_compare_the_weights(monkeypatch):
 
 def test_a_known_time_of_training_is_kept(program, workdir, tmp_path):
     """The file of an earlier version of `export` does not say how long training took."""
-    tree, about = weights.find(str(workdir / pretrained.FILE))
+    tree, about, _ = weights.find(str(workdir / pretrained.FILE))
     assert about.pop("seconds") > 0
     weights.write(epath.Path(tmp_path / "old.safetensors"), tree, about)
     metrics = "--config.evaluation.metrics=frechet_pixels"
