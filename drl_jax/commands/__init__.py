@@ -29,6 +29,7 @@ APPLICATIONS = {
     "likelihood": "estimate log Z of levels, and bits per dimension of the data",
     "detect": "measure how well energies distinguish other images from the data of a model",
     "chain": "run long Markov chains, and measure how they mix and what becomes of samples",
+    "diagnose": "measure what the chain of each level does to images of the data",
 }
 NEED_WORKDIR = ("train", "sample", "evaluate", "export", "report")
 

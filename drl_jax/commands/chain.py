@@ -29,21 +29,21 @@ from drl_jax.config.scoring import (
     metric_names,
     protocol_lines,
     read_reference,
-    warn_of_singular_covariances,
+    score_examples,
 )
 from drl_jax.core.levels import diffuse_to
 from drl_jax.core.randomness import example_keys, fold_in, standard_normal
 from drl_jax.data.sources import Opened
 from drl_jax.errors import UserError
 from drl_jax.evaluation import scores
-from drl_jax.evaluation.features import FeatureExtractor
-from drl_jax.evaluation.scores import FeatureSet, Scores
+from drl_jax.evaluation.scores import Scores
 from drl_jax.metrics import density_grid
 from drl_jax.parallel.mesh import place
 from drl_jax.parallel.preemption import Stop, Stopped
 from drl_jax.pixels import to_unit
 from drl_jax.report import images, provenance
 from drl_jax.report.chain_plots import save_chain_plots
+from drl_jax.report.console import aligned
 
 _UNFINISHED = "chain_unfinished.npz"
 _SAVE_EVERY = 300.0  # seconds
@@ -125,7 +125,7 @@ def chain(model: TrainedModel, options: Chain, output: epath.Path, stop: Stop) -
     bounds: dict[str, Scores] = {"samples": {}, "data_vs_data": {}}
     if metrics and against is not None:
         reference = read_reference(compared, against, metrics, extractors)
-        measure = lambda x: _scores(metrics, extractors, x, reference.compared())
+        measure = lambda x: score_examples(metrics, extractors, x, reference)
         chain_scores = [measure(x) for x in examples]
         bounds["samples"] = measure(model.sample(options.seed, options.chains))
         bounds["data_vs_data"] = scores.data_vs_data(metrics, reference.data)
@@ -268,17 +268,6 @@ def _read(file: epath.Path, depends_on: dict[str, Any]) -> _Progress:
     return _Progress(named["step_sizes"], position, parts, states)
 
 
-def _scores(
-    metrics: Sequence[str],
-    extractors: Sequence[FeatureExtractor],
-    examples: np.ndarray,
-    reference: Mapping[str, FeatureSet],
-) -> Scores:
-    features = {each.name: scores.accumulate([each.extract(examples)]) for each in extractors}
-    warn_of_singular_covariances(metrics, features)
-    return scores.compute_scores(metrics, features, reference)
-
-
 def _limits(of_samples: Scores) -> Scores:
     """What the Fréchet distances of chains must not exceed."""
     return {
@@ -323,7 +312,7 @@ def _table(
     for name, title in (("samples", "samples"), ("data_vs_data", "data against data")):
         if bounds[name]:
             rows.append([title, "", "", "", "", *(_number(bounds[name][each]) for each in names)])
-    lines = _aligned(rows)
+    lines = aligned(rows)
     for name, limit in _limits(bounds["samples"]).items():
         within = [
             f"{n:,}" for n, each in zip(options.steps, chain_scores, strict=True) if each[name] <= limit
@@ -337,13 +326,8 @@ def _table(
         + [_number(each) for each in (row.displacement, row.ess, row.rhat)]
         for row in last[:: max(1, len(last) // 10)]
     ]
-    return [*lines, "", *_aligned([head, *by_level])]
+    return [*lines, "", *aligned([head, *by_level])]
 
 
 def _number(value: float) -> str:
     return "–" if np.isnan(value) else f"{value:.4g}"
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]

@@ -38,6 +38,7 @@ _APPLICATIONS = {
     "denoising": "Denoising",
     "energy": "Energies",
     "chain": "Long chains",
+    "diagnose": "The chain of each level",
     "likelihood": "Likelihood",
     "detect": "Detection of other data",
 }

@@ -161,13 +161,34 @@ class Chain:
     seed: Annotated[int, SEED, "seed of all noise"] = 0
 
 
-Options = Interpolate | Inpaint | Denoise | Energy | Chain | Likelihood | Detect
+@dataclass(frozen=True)
+class Diagnose:
+    """Options of `diagnose`."""
+
+    levels: Annotated[tuple[int, ...] | None, _LEVELS, _ALL, "levels whose chains are measured"] = None
+    steps: Annotated[
+        tuple[int, ...] | None,
+        _INCREASING,
+        Shown("N,N,…", "K, 2 K and 4 K; K is sampler.steps"),
+        "numbers of steps of the chain at a level",
+    ] = None
+    method: Annotated[
+        Literal["langevin", "mala", "hmc"] | None,
+        Shown("langevin|mala|hmc", "sampler.name"),
+        "how the chain at a level moves",
+    ] = None
+    count: Annotated[int, at_least(2), "number of chains; they are the samples of the scores"] = 500
+    seed: Annotated[int, SEED, "seed of the choice of examples, and of all noise"] = 0
+
+
+Options = Interpolate | Inpaint | Denoise | Energy | Chain | Diagnose | Likelihood | Detect
 COMMANDS: dict[str, type[Options]] = {
     "interpolate": Interpolate,
     "inpaint": Inpaint,
     "denoise": Denoise,
     "energy": Energy,
     "chain": Chain,
+    "diagnose": Diagnose,
     "likelihood": Likelihood,
     "detect": Detect,
 }

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from etils import epath
 
 from drl_jax.config.schema import Config
@@ -14,7 +15,7 @@ from drl_jax.evaluation.evaluator import Evaluator
 from drl_jax.evaluation.features import FeatureExtractor
 from drl_jax.evaluation.preview import Kind, make_kind
 from drl_jax.evaluation.reference import Reference
-from drl_jax.evaluation.scores import FeatureSet
+from drl_jax.evaluation.scores import FeatureSet, Scores
 from drl_jax.parallel.mesh import Placement
 from drl_jax.parallel.sampler import ShardedSampler
 
@@ -167,6 +168,22 @@ def about_data(config: Config, source: Source, reference: Reference) -> dict[str
     compared = {f"examples_in_{name}": features.size for name, features in reference.compared().items()}
     damaged = {"damaged_and_replaced": reference.skipped} if config.data.skip_damaged else {}
     return {**data, "count": len(source), "sha256": reference.sha256, **damaged, **compared}
+
+
+def score_examples(
+    metrics: Sequence[str], extractors: Sequence[FeatureExtractor], x: np.ndarray, reference: Reference
+) -> Scores:
+    """Computes the scores of examples. Warns of Fréchet distances of too few.
+
+    Args:
+      metrics: names of metrics.
+      extractors: that the metrics need.
+      x: the examples.
+      reference: the data that they are compared with.
+    """
+    features = {each.name: scores.accumulate([each.extract(x)]) for each in extractors}
+    warn_of_singular_covariances(metrics, features)
+    return scores.compute_scores(metrics, features, reference.compared())
 
 
 def warn_of_singular_covariances(metrics: Sequence[str], samples: Mapping[str, FeatureSet]) -> None:
