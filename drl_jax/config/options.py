@@ -169,7 +169,7 @@ class Diagnose:
     steps: Annotated[
         tuple[int, ...] | None,
         _INCREASING,
-        Shown("N,N,…", "K, 2 K and 4 K; K is sampler.steps"),
+        Shown("N,N,…", "1, 2 and 4 times sampler.steps"),
         "numbers of steps of the chain at a level",
     ] = None
     method: Annotated[
