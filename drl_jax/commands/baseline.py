@@ -7,11 +7,11 @@ from drl_jax.commands.job import start_job
 from drl_jax.config.build import build, open_data, with_split
 from drl_jax.config.schema import Config
 from drl_jax.config.scoring import (
-    about_data,
     check_examples,
     make_extractors,
     metric_names,
     protocol_lines,
+    protocol_of_scores,
     read_reference,
 )
 from drl_jax.data.sources import has_split
@@ -55,11 +55,7 @@ def baseline(config: Config, prepare_command: str, stop: Stop) -> None:
     with start_job(stop, "baseline", config, sources={"config.data": source, **sources}) as placement:
         extractors = together(lambda: make_extractors(config, metrics, parts.shape, placement))
         reference = read_reference(config, source, metrics, extractors)
-        protocol = {
-            "reference": about_data(config, source, reference),
-            **{extractor.name: extractor.about for extractor in extractors},
-            "metrics": {name: scores.protocol_of(name) for name in metrics},
-        }
+        protocol = protocol_of_scores(config, source, reference, metrics, extractors)
         _logger.info("%s", "\n".join(protocol_lines(protocol, provenance.versions())))
         _print("one half of the data against the other", scores.data_vs_data(metrics, reference.data), {})
         known = _KNOWN.get(config.data.name, {}) if _is_standard(config) else {}

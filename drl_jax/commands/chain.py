@@ -22,12 +22,12 @@ from drl_jax.config.identity import identity
 from drl_jax.config.options import Chain
 from drl_jax.config.restore import prepare_command
 from drl_jax.config.scoring import (
-    about_data,
     check_examples,
     data_kind,
     make_extractors,
     metric_names,
     protocol_lines,
+    protocol_of_scores,
     read_reference,
     score_examples,
 )
@@ -129,11 +129,7 @@ def chain(model: TrainedModel, options: Chain, output: epath.Path, stop: Stop) -
         chain_scores = [measure(x) for x in examples]
         bounds["samples"] = measure(model.sample(options.seed, options.chains))
         bounds["data_vs_data"] = scores.data_vs_data(metrics, reference.data)
-        result["protocol"] = {
-            "reference": about_data(compared, against, reference),
-            **{extractor.name: extractor.about for extractor in extractors},
-            "metrics": {name: scores.protocol_of(name) for name in metrics},
-        }
+        result["protocol"] = protocol_of_scores(compared, against, reference, metrics, extractors)
     result["scores"] = {str(n): each for n, each in zip(options.steps, chain_scores, strict=True)} | bounds
 
     arrays.save(

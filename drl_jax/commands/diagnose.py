@@ -19,11 +19,11 @@ from drl_jax.config.identity import identity
 from drl_jax.config.options import Diagnose
 from drl_jax.config.restore import prepare_command
 from drl_jax.config.scoring import (
-    about_data,
     check_examples,
     make_extractors,
     metric_names,
     protocol_lines,
+    protocol_of_scores,
     read_reference,
     score_examples,
 )
@@ -116,11 +116,7 @@ def diagnose(model: TrainedModel, options: Diagnose, output: epath.Path, stop: S
         "levels": [row._asdict() for each in measured for row in each.rows],
         "scores": bounds,
         "identity": identity(model.config, model.model, {}, topics=("data", "levels", "sampler")),
-        "protocol": {
-            "reference": about_data(compared, against, reference),
-            **{extractor.name: extractor.about for extractor in extractors},
-            "metrics": {name: scores.protocol_of(name) for name in metrics},
-        },
+        "protocol": protocol_of_scores(compared, against, reference, metrics, extractors),
         "machine": provenance.machine(),
         **provenance.versions(),
     }

@@ -16,12 +16,12 @@ from drl_jax.config.build import build, make_sampler, open_compared, open_data
 from drl_jax.config.identity import identity
 from drl_jax.config.restore import StoredModel, training_seconds
 from drl_jax.config.scoring import (
-    about_data,
     check_examples,
     data_kind,
     make_extractors,
     metric_names,
     protocol_lines,
+    protocol_of_scores,
     read_reference,
     warn_of_singular_covariances,
 )
@@ -122,9 +122,7 @@ def evaluate(stored: StoredModel, output: epath.Path, prepare_command: str, stop
                 "data_vs_data": scores.data_vs_data(metrics, reference.data),
                 "protocol": {
                     "samples": drawn,
-                    "reference": about_data(compared, source, reference),
-                    **{extractor.name: extractor.about for extractor in extractors},
-                    "metrics": {name: scores.protocol_of(name) for name in metrics},
+                    **protocol_of_scores(compared, source, reference, metrics, extractors),
                 },
                 "training": {
                     "seconds": training_seconds(stored, about),

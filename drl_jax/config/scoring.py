@@ -158,16 +158,27 @@ def read_reference(
     )
 
 
-def about_data(config: Config, source: Source, reference: Reference) -> dict[str, Any]:
-    """Describes the data that samples are compared with, for a protocol."""
-    data = _data_key(config)
-    if "crop" in data:
-        data["crop"] = data["crop"] or "as the set's own"
-    if config.data.name == "folder":
-        data["path"] = config.data.path
-    compared = {f"examples_in_{name}": features.size for name, features in reference.compared().items()}
-    damaged = {"damaged_and_replaced": reference.skipped} if config.data.skip_damaged else {}
-    return {**data, "count": len(source), "sha256": reference.sha256, **damaged, **compared}
+def protocol_of_scores(
+    config: Config,
+    source: Source,
+    reference: Reference,
+    metrics: Sequence[str],
+    extractors: Sequence[FeatureExtractor],
+) -> dict[str, dict[str, Any]]:
+    """Describes what scores depend on, beside the samples: the data, the extractors and the metrics.
+
+    Args:
+      config: in which `config.data` are the data that samples are compared with.
+      source: these data.
+      reference: their features.
+      metrics: names of metrics.
+      extractors: that the metrics need.
+    """
+    return {
+        "reference": _about_data(config, source, reference),
+        **{extractor.name: extractor.about for extractor in extractors},
+        "metrics": {name: scores.protocol_of(name) for name in metrics},
+    }
 
 
 def score_examples(
@@ -218,6 +229,18 @@ def protocol_lines(protocol: Mapping[str, Mapping[str, Any]], code: Mapping[str,
         if facts
     ]
     return [*lines, f"code: commit {code['commit']}, drl_jax {code['versions']['drl_jax']}"]
+
+
+def _about_data(config: Config, source: Source, reference: Reference) -> dict[str, Any]:
+    """Describes the data that samples are compared with, for a protocol."""
+    data = _data_key(config)
+    if "crop" in data:
+        data["crop"] = data["crop"] or "as the set's own"
+    if config.data.name == "folder":
+        data["path"] = config.data.path
+    compared = {f"examples_in_{name}": features.size for name, features in reference.compared().items()}
+    damaged = {"damaged_and_replaced": reference.skipped} if config.data.skip_damaged else {}
+    return {**data, "count": len(source), "sha256": reference.sha256, **damaged, **compared}
 
 
 def _data_key(config: Config) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def test_levels_with_more_noise_lose_more_of_the_digits(tmp_path):
     assert result["scores"]["data"]["precision_pixels"] > 0.95
     with np.load(tmp_path / "diagnose.npz") as file:
         assert file["drawn"].shape == (2, 2, 60, 8, 8, 1)
-        assert file["levels"].tolist(), file["steps"].tolist() == ([3, 0], [15, 30])
+        assert (file["levels"].tolist(), file["steps"].tolist()) == ([3, 0], [15, 30])
         data, drawn = file["data"].astype(float), file["drawn"].astype(float)
     # From x_1 each image comes back; from x_4 it may become another one.
     distance = np.sqrt(((drawn[:, 0] - data) ** 2).mean((1, 2, 3, 4)))
