@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 
 import jax
@@ -13,8 +14,12 @@ from drl_jax.commands.job import check_output, start_job
 from drl_jax.config.build import open_data
 from drl_jax.config.options import Options
 from drl_jax.config.restore import StoredModel, prepare_command
+from drl_jax.config.schema import Config
+from drl_jax.config.scoring import metric_names
 from drl_jax.data.decoding import CropResize
+from drl_jax.data.sources import Source
 from drl_jax.errors import UserError
+from drl_jax.evaluation import scores
 from drl_jax.parallel.preemption import Stop
 from drl_jax.parallel.sampler import recorded_states
 
@@ -95,6 +100,33 @@ def read_images(model: TrainedModel, flag: str, text: str) -> np.ndarray:
         return source.take(np.array([int(name)]))[0]
 
     return np.stack([read(name) for name in names])
+
+
+def some_examples(source: Source, seed: int, count: int) -> np.ndarray:
+    """Reads examples of the data in an order of chance; some come again if there are too few.
+
+    Args:
+      source: the data.
+      seed: of the order.
+      count: how many.
+    """
+    order = np.random.default_rng(seed).permutation(len(source))
+    return source.take(order[np.arange(count) % len(source)])
+
+
+def metrics_of_examples(config: Config, count: int) -> tuple[Config, list[str]]:
+    """Returns a config that scores so many examples, and its metrics: those that compare them with the data.
+
+    Args:
+      config: of the model.
+      count: how many examples are scored.
+
+    Raises:
+      UserError: as `metric_names`.
+    """
+    config = replace(config, evaluation=replace(config.evaluation, num_samples=count))
+    # The total variation compares samples with a known density.
+    return config, [name for name in metric_names(config) if name != scores.TOTAL_VARIATION]
 
 
 def _content(flag: str, name: str) -> bytes:

@@ -4,7 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ from drl_jax.api import ChainSettings, TrainedModel
 from drl_jax.applications import chains
 from drl_jax.applications.chains import Diagnostics, Position, Run
 from drl_jax.applications.kernels import Point
+from drl_jax.commands.application import metrics_of_examples, some_examples
 from drl_jax.config.build import open_compared, open_data
 from drl_jax.config.identity import identity
 from drl_jax.config.options import Chain
@@ -25,7 +26,6 @@ from drl_jax.config.scoring import (
     check_examples,
     data_kind,
     make_extractors,
-    metric_names,
     protocol_lines,
     protocol_of_scores,
     read_reference,
@@ -85,9 +85,8 @@ def chain(model: TrainedModel, options: Chain, output: epath.Path, stop: Stop) -
       UserError: an option is not possible, or chains left the finite numbers.
       Stopped: this process was asked to stop, and has saved.
     """
-    settings, config = _settings(model, options), model.config
-    config = replace(config, evaluation=replace(config.evaluation, num_samples=options.chains))
-    metrics = [name for name in metric_names(config) if name != scores.TOTAL_VARIATION]
+    settings = _settings(model, options)
+    config, metrics = metrics_of_examples(model.config, options.chains)
     needs_data = metrics or options.start == "data"
     source = open_data(config, prepare_command(model.source)) if needs_data else None
     compared, against = config, source
@@ -190,8 +189,7 @@ def _start(model: TrainedModel, options: Chain, source: Opened | None) -> np.nda
     if source is None:
         like = jax.ShapeDtypeStruct((rows, *model.parts.shape), jnp.float32)
         return np.asarray(standard_normal(keys, like))
-    indices = np.random.default_rng(options.seed).permutation(len(source))[np.arange(rows) % len(source)]
-    x = to_unit(source.take(indices))
+    x = to_unit(some_examples(source, options.seed, rows))
     return np.asarray(diffuse_to(keys, jnp.asarray(x), jnp.full(rows, number), model.parts.levels))
 
 

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +13,7 @@ from etils import epath
 
 from drl_jax import arrays, files
 from drl_jax.api import TrainedModel
-from drl_jax.commands.application import some_levels
+from drl_jax.commands.application import metrics_of_examples, some_examples, some_levels
 from drl_jax.config.build import open_compared, open_data
 from drl_jax.config.identity import identity
 from drl_jax.config.options import Diagnose
@@ -21,7 +21,6 @@ from drl_jax.config.restore import prepare_command
 from drl_jax.config.scoring import (
     check_examples,
     make_extractors,
-    metric_names,
     protocol_lines,
     protocol_of_scores,
     read_reference,
@@ -29,7 +28,6 @@ from drl_jax.config.scoring import (
 )
 from drl_jax.core.levels import diffuse
 from drl_jax.core.randomness import example_keys
-from drl_jax.data.sources import Opened
 from drl_jax.errors import UserError
 from drl_jax.evaluation import scores
 from drl_jax.evaluation.scores import Scores
@@ -92,8 +90,7 @@ def diagnose(model: TrainedModel, options: Diagnose, output: epath.Path, stop: S
     """
     del stop
     steps, levels = _steps(model, options), some_levels(model, options.levels)
-    config = replace(model.config, evaluation=replace(model.config.evaluation, num_samples=options.count))
-    metrics = [name for name in metric_names(config) if name != scores.TOTAL_VARIATION]
+    config, metrics = metrics_of_examples(model.config, options.count)
     with raise_on_signal():
         source = open_data(config, prepare_command(model.source))
         compared, against = open_compared(config, source, prepare_command(model.source))
@@ -101,7 +98,7 @@ def diagnose(model: TrainedModel, options: Diagnose, output: epath.Path, stop: S
         extractors = make_extractors(config, metrics, model.parts.shape, place())
         reference = read_reference(compared, against, metrics, extractors)
         score = lambda x: score_examples(metrics, extractors, x, reference)
-        x = _examples(source, options)
+        x = some_examples(source, options.seed, options.count)
         measured = []
         for level in levels:
             measured.append(measure(model, x, level, steps, options, score))
@@ -212,9 +209,3 @@ def _steps(model: TrainedModel, options: Diagnose) -> tuple[int, ...]:
             f"`diagnose` is for models whose levels are chains; {model.source} has config.sampler.name=normal"
         )
     return options.steps or (sampler.steps, 2 * sampler.steps, 4 * sampler.steps)
-
-
-def _examples(source: Opened, options: Diagnose) -> np.ndarray:
-    """Examples of the data; some come again if there are too few."""
-    order = np.random.default_rng(options.seed).permutation(len(source))
-    return source.take(order[np.arange(options.count) % len(source)])
