@@ -143,11 +143,17 @@ def test_interpolations_are_between_their_ends(model):
 IMAGE = np.zeros((1, 8, 8, 1), np.uint8)
 HALF = np.arange(64).reshape(8, 8) < 32
 MISTAKES = {
-    "shape": (lambda m: m.energy(IMAGE[0], 0), r"shape \[8, 8, 1\] is not possible; right is \[n, 8, 8, 1\]"),
-    "no rows": (lambda m: m.energy(IMAGE[:0], 0), r"shape \[0, 8, 8, 1\] is not possible"),
-    "dtype": (lambda m: m.energy(IMAGE.astype(int), 0), "int64 is not possible; right is uint8"),
-    "range": (lambda m: m.energy(IMAGE + 200.0, 0), "floats up to 200 are not possible"),
-    "not finite": (lambda m: m.score(IMAGE * np.nan, 0), "not finite"),
+    "shape": (lambda m: m.energy(IMAGE[0], 0), r"x has the shape \[8, 8, 1\]; right is \[n, 8, 8, 1\]"),
+    "no rows": (lambda m: m.energy(IMAGE[:0], 0), r"x has the shape \[0, 8, 8, 1\]"),
+    "dtype": (lambda m: m.energy(IMAGE.astype(int), 0), "x is of type int64; right is uint8"),
+    "range": (
+        lambda m: m.energy(IMAGE + 200.0, 0),
+        "x has floats up to 200: data are in .* at most 20; bytes",
+    ),
+    "not finite": (
+        lambda m: m.score(IMAGE * np.nan, 0),
+        "x has numbers that are not finite, the first in row 0",
+    ),
     "level": (lambda m: m.energy(IMAGE, 3), "level=3 is not possible: it must be a whole number from 0 to 2"),
     "negative level": (lambda m: m.score(IMAGE, -1), "level=-1 is not possible"),
     "level of another type": (lambda m: m.energy(IMAGE, True), "level=True is not possible"),
@@ -165,10 +171,19 @@ MISTAKES = {
         "noise='none' is not possible: it must be mixed or",
     ),
     "level without ends": (lambda m: m.interpolate(0, 3, level=1), "give between="),
-    "mask without holes": (lambda m: m.inpaint(0, IMAGE[0], np.ones((8, 8), bool)), "nothing to complete"),
+    "mask without holes": (
+        lambda m: m.inpaint(0, IMAGE[0], np.ones((8, 8), bool)),
+        "nothing is left to draw",
+    ),
     "mask of numbers": (lambda m: m.inpaint(0, IMAGE[0], np.ones((8, 8))), "known is of float64"),
-    "mask of another shape": (lambda m: m.inpaint(0, IMAGE[0], np.ones((4, 8), bool)), r"\[4, 8\]; right is"),
-    "image of another shape": (lambda m: m.inpaint(0, IMAGE[0, :4], HALF), "is not possible; right is"),
+    "mask of another shape": (
+        lambda m: m.inpaint(0, IMAGE[0], np.ones((4, 8), bool)),
+        r"\[4, 8\]; right is \[8, 8, 1\] or \[8, 8\]",
+    ),
+    "image of another shape": (
+        lambda m: m.inpaint(0, IMAGE[0, :4], HALF),
+        r"x has the shape \[4, 8, 1\]; right is \[8, 8, 1\]",
+    ),
 }
 
 
@@ -232,7 +247,7 @@ def test_points(tmp_path):
     x = model.sample(0, 5)
     assert (x.shape, x.dtype) == ((5, 2), np.float32)
     assert model.energy(x, 0).shape == (5,)
-    with pytest.raises(UserError, match="uint8 is not possible; right is floats"):
+    with pytest.raises(UserError, match="x is of type uint8; right is floats"):
         model.energy(np.zeros((1, 2), np.uint8), 0)
 
 

@@ -15,30 +15,45 @@ Key = int | jax.Array
 """A seed, or a key of `jax.random.key`."""
 
 
-def examples(x: Array, shape: tuple[int, ...]) -> jax.Array:
+def examples(x: Array, shape: tuple[int, ...], name: str = "x") -> jax.Array:
     """Returns examples in units of the model.
 
     Args:
       x: examples [n, *shape].
       shape: of one example of the model.
+      name: what a message calls them.
 
     Raises:
       UserError: the array has another shape or type, or numbers that cannot be data.
     """
     x = np.asarray(x)
-    if x.shape[1:] != shape or not len(x):
+    if x.shape[1:] != shape or not x.shape[0]:
         rows = ", ".join(map(str, shape))
-        raise UserError(f"an array of shape {list(x.shape)} is not possible; right is [n, {rows}], n ≥ 1")
-    is_image = len(shape) > 1
+        raise UserError(f"{name} has the shape {list(x.shape)}; right is [n, {rows}], n ≥ 1")
+    return _numbers(x, len(shape) > 1, name)
+
+
+def example(x: Array, shape: tuple[int, ...], name: str = "x") -> jax.Array:
+    """Returns one example [1, *shape] in units of the model; for the rest see `examples`."""
+    x = np.asarray(x)
+    if x.shape != shape:
+        raise UserError(f"{name} has the shape {list(x.shape)}; right is {list(shape)}")
+    return _numbers(x[None], len(shape) > 1, name)
+
+
+def _numbers(x: np.ndarray, is_image: bool, name: str) -> jax.Array:
+    """Returns examples in units of the model. Raises UserError if they cannot be data."""
     if not np.issubdtype(x.dtype, np.floating) and not (is_image and x.dtype == np.uint8):
         right = "uint8, 0 to 255, or floats, where data are in [-1, 1]" if is_image else "floats"
-        raise UserError(f"an array of {x.dtype} is not possible; right is {right}")
+        raise UserError(f"{name} is of type {x.dtype.name}; right is {right}")
     x = to_unit(x)
     if not np.isfinite(x).all():
-        raise UserError("the array has numbers that are not finite")
+        row = int(np.argmin(np.isfinite(x).reshape(len(x), -1).all(axis=1)))
+        raise UserError(f"{name} has numbers that are not finite, the first in row {row}")
     if np.abs(x).max() > _MAX_ABS:
         raise UserError(
-            f"floats up to {np.abs(x).max():g} are not possible: data are in [-1, 1]; bytes are uint8"
+            f"{name} has floats up to {np.abs(x).max():g}: data are in [-1, 1], and with noise at most "
+            f"{_MAX_ABS:g}; bytes are uint8"
         )
     return jnp.asarray(x)
 
@@ -59,17 +74,18 @@ def mask(known: Array, shape: tuple[int, ...]) -> np.ndarray:
     if known.shape == shape[:-1] and len(shape) > 1:
         known = known[..., None]
     if known.shape not in (shape, (*shape[:-1], 1)):
-        raise UserError(f"known has the shape {list(known.shape)}; right is {list(shape)}")
+        also = f" or {list(shape[:-1])}" if len(shape) > 1 else ""
+        raise UserError(f"known has the shape {list(known.shape)}; right is {list(shape)}{also}")
     known = np.broadcast_to(known, shape)
     if known.all():
-        raise UserError("known is true everywhere: there is nothing to complete")
+        raise UserError("known is true everywhere: nothing is left to draw; what is drawn is false")
     return known
 
 
-def whole_level(level: int, low: int, high: int) -> int:
-    """Returns a level from `low` to `high`. Raises UserError if it is something else."""
+def whole_level(level: int, low: int, high: int, name: str = "level") -> int:
+    """Returns a level from `low` to `high`. Raises UserError, with its name, if it is something else."""
     if isinstance(level, bool) or not isinstance(level, int | np.integer) or not low <= level <= high:
-        raise UserError(f"level={level} is not possible: it must be a whole number from {low} to {high}")
+        raise UserError(f"{name}={level} is not possible: it must be a whole number from {low} to {high}")
     return int(level)
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple, get_args
 
 import numpy as np
 
-from drl_jax.api.checks import check_count
+from drl_jax.api.checks import check_count, whole_level
 from drl_jax.applications import chains, kernels
 from drl_jax.errors import UserError
 
@@ -26,32 +26,57 @@ class ChainSettings:
     warmup: int
     leapfrog_steps: int
 
-    def check(self, n: int, num_levels: int) -> None:
-        """Raises UserError if the settings are not possible for n chains on a model of so many levels."""
+    def check(self, n: int, num_levels: int, *, chains: str = "n", prefix: str = "") -> None:
+        """Checks the settings.
+
+        Args:
+          n: how many chains.
+          num_levels: T of the model.
+          chains: what a message calls n.
+          prefix: what stands before each name in a message.
+
+        Raises:
+          UserError: they are not possible for n chains on a model of so many levels.
+        """
         for name, value, possible in (
             ("method", self.method, kernels.METHODS),
             ("target", self.target, ("levels", *get_args(kernels.Target))),
         ):
             if value not in possible:
-                raise UserError(f"{name}={value!r} is not possible: it must be one of {', '.join(possible)}")
-        for name, count in (("n", n), *((name, getattr(self, name)) for name in _COUNTS)):
-            check_count(count, 1, name)
-        least = num_levels if self.target == "levels" else 1
-        for before, count in zip((0, *self.steps), self.steps, strict=False):
-            check_count(count, max(least, before + 1), "steps")
+                raise UserError(
+                    f"{prefix}{name}={value!r} is not possible: it must be one of {', '.join(possible)}"
+                )
+        for name, count in ((chains, n), *((name, getattr(self, name)) for name in _COUNTS)):
+            check_count(count, 1, f"{prefix}{name}")
         if not self.steps:
-            raise UserError("steps has no number; name one or more, which increase")
+            raise UserError(f"{prefix}steps has no number; name one or more, which increase")
+        for before, count in zip((0, *self.steps), self.steps, strict=False):
+            check_count(count, before + 1, f"{prefix}steps")
+        if self.target == "levels" and self.steps[0] < num_levels:
+            raise UserError(
+                f"{prefix}steps={self.steps[0]} is too few: the model has {num_levels} levels, and each "
+                "needs a step"
+            )
         if n % self.group:
-            raise UserError(f"group={self.group} does not divide n={n} chains")
+            raise UserError(f"{prefix}group={self.group} does not divide {prefix}{chains}={n}")
         if self.step_size is not None and not 0 < self.step_size < np.inf:
-            raise UserError(f"step_size={self.step_size} is not possible: it must be above 0")
+            raise UserError(f"{prefix}step_size={self.step_size} is not possible: it must be above 0")
         if not 0 < self.acceptance < 1:
-            raise UserError(f"acceptance={self.acceptance} is not possible: it must be between 0 and 1")
+            raise UserError(
+                f"{prefix}acceptance={self.acceptance} is not possible: it must be between 0 and 1"
+            )
         if self.target == "levels":
             if self.level is not None or self.group > 1:
-                raise UserError("level and group are of target='recovery' or 'marginal'; leave them out")
-        elif self.level is None:
-            raise UserError(f"target={self.target!r} needs level=t, from 0 to {num_levels - 1}")
+                raise UserError(
+                    f"{prefix}level and {prefix}group are of {prefix}target=recovery or marginal; leave "
+                    "them out"
+                )
+            return
+        if self.level is None:
+            raise UserError(
+                f"{prefix}target={self.target} needs {prefix}level, a whole number from 0 to {num_levels - 1}"
+            )
+        whole_level(self.level, 0, num_levels - 1, f"{prefix}level")
 
 
 class LongRun(NamedTuple):

@@ -365,7 +365,7 @@ class TrainedModel:
                 first_key, self.model, make(watch), self.parts.shape, weights_of_y, noise
             )[:n]
         else:
-            x, y = (checks.examples(np.asarray(each)[None], self.parts.shape) for each in between)
+            x, y = (checks.example(each, self.parts.shape, "an end of between") for each in between)
             first = self.middle_level if level is None else whole_level(level, 1, self.num_levels)
             run = lambda watch: programs.between_examples(
                 first_key, self.model, make(watch), x, y, weights_of_y, first, noise
@@ -399,7 +399,7 @@ class TrainedModel:
         """
         check_count(n, 1)
         x = np.asarray(x)
-        given, mask = checks.examples(x[None], self.parts.shape), checks.mask(known, self.parts.shape)
+        given, mask = checks.example(x, self.parts.shape), checks.mask(known, self.parts.shape)
         keys = example_keys(random_key(key), n)
         masks = jnp.repeat(jnp.asarray(mask)[None], n, axis=0)
         rows, _ = on_all_devices((keys, jnp.repeat(given, n, axis=0), masks))

@@ -30,6 +30,7 @@ from drl_jax.config.scoring import (
     protocol_of_scores,
     read_reference,
     score_examples,
+    warn_of_singular_covariances,
 )
 from drl_jax.core.levels import diffuse_to
 from drl_jax.core.randomness import example_keys, fold_in, standard_normal
@@ -124,6 +125,7 @@ def chain(model: TrainedModel, options: Chain, output: epath.Path, stop: Stop) -
     bounds: dict[str, Scores] = {"samples": {}, "data_vs_data": {}}
     if metrics and against is not None:
         reference = read_reference(compared, against, metrics, extractors)
+        warn_of_singular_covariances(metrics, options.chains, reference)
         measure = lambda x: score_examples(metrics, extractors, x, reference)
         chain_scores = [measure(x) for x in examples]
         bounds["samples"] = measure(model.sample(options.seed, options.chains))
@@ -169,7 +171,7 @@ def _settings(model: TrainedModel, options: Chain) -> ChainSettings:
         warmup=options.warmup,
         leapfrog_steps=options.leapfrog_steps,
     )
-    settings.check(options.chains, model.num_levels)
+    settings.check(options.chains, model.num_levels, chains="chains", prefix="--")
     if options.target == "levels" and options.start != "samples":
         raise UserError(
             f"--start={options.start} is of --target=recovery or marginal: chains through all levels begin "

@@ -33,7 +33,9 @@ def denoise(model: TrainedModel, options: Denoise, output: epath.Path, stop: Sto
     del stop
     check_is_of_images(model, "denoise")
     images = read_images(model, "--images", options.images)
-    level = model.middle_level if options.level is None else whole_level(options.level, 1, model.num_levels)
+    level = model.middle_level
+    if options.level is not None:
+        level = whole_level(options.level, 1, model.num_levels, "--level")
     with raise_on_signal():
         of_noise, of_chains = jax.random.split(jax.random.key(options.seed))
         noisy = model.diffuse(of_noise, images, level)

@@ -25,6 +25,7 @@ from drl_jax.config.scoring import (
     protocol_of_scores,
     read_reference,
     score_examples,
+    warn_of_singular_covariances,
 )
 from drl_jax.core.levels import diffuse
 from drl_jax.core.randomness import example_keys
@@ -97,6 +98,7 @@ def diagnose(model: TrainedModel, options: Diagnose, output: epath.Path, stop: S
         check_examples(config, metrics, against)
         extractors = make_extractors(config, metrics, model.parts.shape, place())
         reference = read_reference(compared, against, metrics, extractors)
+        warn_of_singular_covariances(metrics, options.count, reference)
         score = lambda x: score_examples(metrics, extractors, x, reference)
         x = some_examples(source, options.seed, options.count)
         measured = []
@@ -128,7 +130,7 @@ def diagnose(model: TrainedModel, options: Diagnose, output: epath.Path, stop: S
     files.write(output / "diagnose.json", json.dumps(result, indent=1) + "\n")
     _logger.info("%s", "\n".join(lines([row for each in measured for row in each.rows], bounds)))
     _logger.info("%s", "\n".join(protocol_lines(result["protocol"], result)))
-    _logger.info("written to %s", output / "diagnose.json")
+    _logger.info("written to %s; examples in .npz, and images of them in .png", output / "diagnose.json")
 
 
 def lines(rows: Sequence[Row], bounds: Mapping[str, Scores]) -> list[str]:
@@ -139,7 +141,7 @@ def lines(rows: Sequence[Row], bounds: Mapping[str, Scores]) -> list[str]:
       bounds: the scores of samples and of data.
     """
     names = list(bounds["samples"])
-    table = [["level", "steps", "energy gap", "displacement", *names]]
+    table = [["level", "steps", "energy gap", "relative displacement", *names]]
     for row in rows:
         numbers = (row.gap, row.displacement, *row.scores.values())
         table.append([str(row.level), str(row.steps), *(f"{number:.4g}" for number in numbers)])

@@ -106,7 +106,7 @@ def evaluate(stored: StoredModel, output: epath.Path, prepare_command: str, stop
             if jax.process_index() == 0:
                 save_densities(densities, folder / "model")
         if jax.process_index() == 0:
-            warn_of_singular_covariances(metrics, samples.features)
+            warn_of_singular_covariances(metrics, count, reference)
             values |= scores.compute_scores(metrics, samples.features, reference.compared())
             versions, machine = provenance.versions(), provenance.machine()
             drawn = {

@@ -69,14 +69,18 @@ def inpaint(model: TrainedModel, options: Inpaint, output: epath.Path, stop: Sto
 def _known(model: TrainedModel, options: Inpaint) -> np.ndarray:
     """Which pixels are known [height, width]."""
     height, width = model.parts.shape[:2]
-    if (options.mask is None) == (options.rectangle is None):
+    if options.mask is not None and options.rectangle is not None:
+        raise UserError(f"--mask={options.mask} and --rectangle both say what is drawn; leave one out")
+    if options.mask is not None:
+        known = read_images(model, "--mask", options.mask)[0].mean(axis=-1) >= _GREY
+        if known.all():
+            raise UserError(f"--mask={options.mask} has no black pixel; what is drawn must be black in it")
+        return known
+    if options.rectangle is None:
         raise UserError(
             "`inpaint` needs the part that is drawn: either --rectangle=TOP,LEFT,HEIGHT,WIDTH in pixels of "
             "the model, or --mask=FILE, where black is drawn"
         )
-    if options.mask is not None:
-        return read_images(model, "--mask", options.mask)[0].mean(axis=-1) >= _GREY
-    assert options.rectangle is not None
     top, left, rows, columns = options.rectangle
     if top + rows > height or left + columns > width:
         raise UserError(

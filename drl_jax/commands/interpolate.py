@@ -7,6 +7,7 @@ from etils import epath
 
 from drl_jax import arrays
 from drl_jax.api import TrainedModel
+from drl_jax.api.checks import whole_level
 from drl_jax.commands.application import check_is_of_images, read_images
 from drl_jax.config.options import Interpolate
 from drl_jax.errors import UserError
@@ -49,6 +50,8 @@ def _ends(model: TrainedModel, options: Interpolate) -> tuple[np.ndarray, np.nda
         if options.level is not None:
             raise UserError(f"--level={options.level} is for given images; give --between=FILE,FILE too")
         return None
+    if options.level is not None:
+        whole_level(options.level, 1, model.num_levels, "--level")
     ends = read_images(model, "--between", options.between)
     if len(ends) != 2:
         raise UserError(f"--between={options.between} names {len(ends)} images; right is FILE,FILE")

@@ -69,7 +69,9 @@ def find_model(source: str, overrides: Mapping[str, str], name: str) -> StoredMo
     folder = files.absolute(source)
     if is_path and files.exists(folder / schema.FILE):
         file = folder / schema.FILE
-        values = override(schema.load_values(file), overrides, str(file))
+        saved = schema.load_values(file)
+        values = override(saved, overrides, str(file))
+        resume.check_unchanged(saved, values, name)
         return model_in(folder, schema.from_values(values, str(file)))
     if is_path and not folder.is_file():
         run = f"it has no {schema.FILE}, which a run has; " * folder.is_dir()
@@ -84,8 +86,9 @@ def find_model(source: str, overrides: Mapping[str, str], name: str) -> StoredMo
         )
     tree, about, digest = weights.find(source)
     values = schema.complete(about["config"], source)
-    config = schema.from_values(override(values, overrides, source), source)
-    resume.check_unchanged(about["config"], config, source)
+    changed = override(values, overrides, source)
+    resume.check_unchanged(values, changed, source)
+    config = schema.from_values(changed, source)
 
     def load_weights(parts: Components, placement: Placement) -> Trained:
         arrays = placement.replicate(tree)

@@ -40,35 +40,42 @@ def validate(saved: Mapping[str, Any], config: Config, workdir: epath.Path) -> l
     return free
 
 
-def check_unchanged(saved: Mapping[str, Any], config: Config, source: str) -> None:
+def check_unchanged(saved: Mapping[str, Any], values: Mapping[str, Any], source: str) -> None:
     """Checks that a config is the one of given weights, but for keys that may change.
 
     Args:
-      saved: the config of the weights, as JSON gives it.
-      config: of now.
+      saved: the config of the weights, values by key.
+      values: of now, of the same network. Whether they are possible is not checked.
       source: where the weights are from, for messages.
 
     Raises:
       UserError: keys changed that the weights depend on; the message names each.
     """
-    refused, _ = _changes(saved, config, source)
+    refused, _ = _compare(saved, values, saved["network.name"])
     if refused:
         raise UserError(f"{source} was made with other settings: {'; '.join(refused)}; take the old values")
 
 
 def _changes(saved: Mapping[str, Any], config: Config, source: str) -> tuple[list[str], list[str]]:
     """One line for each key that changed: those that a checkpoint depends on, and the others."""
-    before = schema.complete(saved, source)
     now = schema.flatten(schema.to_dict(config))
-    known = schema.keys(config.network.name)
+    return _compare(schema.complete(saved, source), now, config.network.name)
+
+
+def _compare(before: Mapping[str, Any], now: Mapping[str, Any], network: str) -> tuple[list[str], list[str]]:
+    known = schema.keys(network)
     # Another network has other keys: its name alone is reported.
     changed = {
         key: f"config.{key} was {before[key]!r} and is {now[key]!r}"
         for key in known
-        if key in before and before[key] != now[key]
+        if key in before and _as_json(before[key]) != _as_json(now[key])
     }
     refused = [line for key, line in changed.items() if not known[key].is_free]
     return refused, [line for key, line in changed.items() if known[key].is_free]
+
+
+def _as_json(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def changes_in_workdir(workdir: epath.Path, config: Config) -> list[str]:

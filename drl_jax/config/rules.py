@@ -110,7 +110,7 @@ class Key(NamedTuple):
         if value is None and self.is_optional:
             return None
         if not self._has_type(value) or not all(rule.is_right(value) for rule in self.rules):
-            shown = " ".join(repr(value).split())
+            shown = ",".join(map(str, value)) if isinstance(value, tuple) else " ".join(repr(value).split())
             raise UserError(f"{name}={shown} is not possible: it must be {self.text}")
         if not self._fits(value):
             raise UserError(f"{name}={value} is not possible: it must be at most {_MAX_INT}")

@@ -15,7 +15,7 @@ from drl_jax.evaluation.evaluator import Evaluator
 from drl_jax.evaluation.features import FeatureExtractor
 from drl_jax.evaluation.preview import Kind, make_kind
 from drl_jax.evaluation.reference import Reference
-from drl_jax.evaluation.scores import FeatureSet, Scores
+from drl_jax.evaluation.scores import Scores
 from drl_jax.parallel.mesh import Placement
 from drl_jax.parallel.sampler import ShardedSampler
 
@@ -184,7 +184,7 @@ def protocol_of_scores(
 def score_examples(
     metrics: Sequence[str], extractors: Sequence[FeatureExtractor], x: np.ndarray, reference: Reference
 ) -> Scores:
-    """Computes the scores of examples. Warns of Fréchet distances of too few.
+    """Computes the scores of examples.
 
     Args:
       metrics: names of metrics.
@@ -193,26 +193,28 @@ def score_examples(
       reference: the data that they are compared with.
     """
     features = {each.name: scores.accumulate([each.extract(x)]) for each in extractors}
-    warn_of_singular_covariances(metrics, features)
     return scores.compute_scores(metrics, features, reference.compared())
 
 
-def warn_of_singular_covariances(metrics: Sequence[str], samples: Mapping[str, FeatureSet]) -> None:
+def warn_of_singular_covariances(metrics: Sequence[str], count: int, reference: Reference) -> None:
     """Warns of Fréchet distances of so few samples that their covariance is singular.
 
     Args:
       metrics: names of metrics.
-      samples: the samples' features, by extractor.
+      count: how many samples are scored.
+      reference: the data that they are compared with.
     """
+    compared = reference.compared()
     for name in filter(scores.is_frechet, metrics):
-        moments = samples[scores.extractor_of(name)].moments
-        if moments.is_singular:
+        dimensions = len(compared[scores.extractor_of(name)].moments.mean)
+        if count <= dimensions:
             _logger.warning(
-                "%d samples have a singular covariance in the %d dimensions of %s: their distance is finite, "
-                "and far above that of more samples",
-                moments.size,
-                len(moments.mean),
+                "%s has %d dimensions, and %d samples have a singular covariance in them: their distance is "
+                "finite, and far above that of more samples; take more than %d to compare it with others",
                 name,
+                dimensions,
+                count,
+                dimensions,
             )
 
 

@@ -23,11 +23,6 @@ class Moments(NamedTuple):
     mean: Float[np.ndarray, " d"]
     covariance: Float[np.ndarray, "d d"]
 
-    @property
-    def is_singular(self) -> bool:
-        """Whether there are too few vectors for a covariance of full rank."""
-        return self.size <= len(self.mean)
-
 
 class MomentAccumulator:
     """Moments of vectors that come in parts of any size. It holds fewer than 1,000 + n vectors.

@@ -42,7 +42,6 @@ def test_fewer_samples_than_dimensions_give_a_number(count):
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((count, 64)), rng.standard_normal((5000, 64))
     one, other = moments(x), moments(y)
-    assert one.is_singular == (count <= 64)
     distance = frechet_distance(one, other)
     assert np.isfinite(distance)
     # The true distance is 0. The missing part of the covariance adds its trace, about 64 − count.

@@ -98,7 +98,7 @@ def test_energies_are_those_of_the_api(model, digits, tmp_path, capsys):
     [
         (
             "denoise --model=digits --level=7",
-            "level=7 is not possible: it must be a whole number from 1 to 6",
+            "--level=7 is not possible: it must be a whole number from 1 to 6",
         ),
         ("denoise --model=digits --images=no.png", "--images=no.png cannot be read"),
         ("energy --model=digits --levels=6", "--levels=6 is not possible: the levels are 0 to 5"),
@@ -107,7 +107,7 @@ def test_energies_are_those_of_the_api(model, digits, tmp_path, capsys):
         ("interpolate --model=digits --level=2", "--level=2 is for given images; give --between=FILE,FILE"),
         ("interpolate --model=digits --noise=both", "--noise='both' is not possible"),
         ("interpolate --model=digits --between=1", "names 1 images; right is FILE,FILE"),
-        ("interpolate --model=digits --between=1,2 --level=9", "level=9 is not possible"),
+        ("interpolate --model=digits --between=1,2 --level=9", "--level=9 is not possible"),
         ("interpolate --model=digits --between=1,1797", "the data have 1797 examples, from 0 on"),
         ("interpolate --model=digits --between=1,no.png", "--between=no.png cannot be read: No such file"),
         (
@@ -118,10 +118,26 @@ def test_energies_are_those_of_the_api(model, digits, tmp_path, capsys):
             "interpolate --model=digits --config.levels.count=3",
             "digits was made with other settings: config.l",
         ),
+        # 3 would be impossible in any config. That is not what is wrong here.
+        (
+            "interpolate --model=digits --config.network.width=3",
+            "digits was made with other settings: config.network.width was 32 and is 3; take the old values",
+        ),
+        ("chain --model=digits --steps=0", "--steps=0 is not possible: it must be whole numbers of at least"),
+        (
+            "chain --model=digits --steps=3",
+            "--steps=3 is too few: the model has 6 levels, and each needs a s",
+        ),
+        ("chain --model=digits --target=marginal", "--target=marginal needs --level, a whole number from 0"),
+        ("chain --model=digits --target=marginal --level=9", "--level=9 is not possible"),
+        (
+            "chain --model=digits --group=3 --target=marginal --level=1",
+            "--group=3 does not divide --chains=2",
+        ),
         ("interpolate --model=digits --config.sampler.stepz=3", "did you mean config.sampler.steps?"),
         ("inpaint --model=digits", "needs the part that is drawn"),
         ("inpaint --model=digits --rectangle=5,0,4,8", "is not inside the 8x8 pixels"),
-        ("inpaint --model=digits --rectangle=0,0,4,8 --mask=x", "either --rectangle"),
+        ("inpaint --model=digits --rectangle=0,0,4,8 --mask=x", "--mask=x and --rectangle both say what"),
     ],
 )
 def test_what_is_wrong(argv, expected, tmp_path, monkeypatch, capsys):
@@ -137,4 +153,7 @@ def test_a_mask_without_holes(tmp_path, capsys):
     Image.new("L", (8, 8), 255).save(tmp_path / "mask.png")
     argv = ["inpaint", "--model=digits", f"--mask={tmp_path}/mask.png", f"--output={tmp_path}/o"]
     assert main(argv) == 1
-    assert "known is true everywhere: there is nothing to complete" in capsys.readouterr().err
+    assert (
+        f"--mask={tmp_path}/mask.png has no black pixel; what is drawn must be black in it"
+        in capsys.readouterr().err
+    )

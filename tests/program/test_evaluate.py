@@ -192,7 +192,7 @@ def test_what_a_number_comes_with(copied, program, expected):
     # `train` prints the same distance of the halves of the digits; see test_runs.py.
     assert 0.2 < expected["data_vs_data"]["frechet_pixels"] < 0.4
     ended = program(*measuring(copied, count=20))
-    assert "20 samples have a singular covariance in the 64 dimensions of frechet_pixels" in ended.err
+    assert "frechet_pixels has 64 dimensions, and 20 samples have a singular covariance" in ended.err
     for text in (
         "frechet_pixels ",
         "frechet_pixels_data_vs_data ",
@@ -268,7 +268,7 @@ def test_scores_of_inception(images, weights, program, monkeypatch):
         return result(workdir, 12), ended
 
     first, ended = scores()
-    assert "12 samples have a singular covariance in the 2048 dimensions of fid" in ended.err
+    assert "fid has 2048 dimensions, and 12 samples have a singular covariance" in ended.err
     assert {"fid_12", "inception_score", "kid", "precision", "recall"} <= first["scores"].keys()
     assert all(np.isfinite(value) for value in first["scores"].values())
     assert first["protocol"]["inception"]["weights_sha256"] == sha256
