@@ -401,8 +401,8 @@ def dtype_of(config: Config) -> Any:
 
 
 def _unrolled(scan: Any, unroll: int, f: Any, init: Any, xs: Any, **kwargs: Any) -> Any:
-    """Unrolls the loop over the steps of a chain, whose input is one vector."""
-    is_chain = isinstance(xs, jax.Array) and xs.ndim == 1
+    """Unrolls the loop over the steps of a chain, whose input is random keys."""
+    is_chain = isinstance(xs, jax.Array) and jnp.issubdtype(xs.dtype, jax.dtypes.prng_key)
     return scan(f, init, xs, unroll=unroll if is_chain else 1, **kwargs)
 
 

@@ -58,10 +58,12 @@ def run(keys: Keys, sampler: Sampler, position: Batch, num_steps: int) -> tuple[
       The last position and the info of every step, each leaf [K, batch].
     """
 
-    def step(state, k):
-        return sampler.step(fold_in(keys, k), state)
+    def step(state, keys):
+        return sampler.step(keys, state)
 
-    state, info = jax.lax.scan(step, sampler.init(position), jnp.arange(num_steps))
+    # All keys at once: in the loop each would cost as much as a small layer.
+    keys_of_steps = jax.vmap(fold_in, (None, 0))(keys, jnp.arange(num_steps))
+    state, info = jax.lax.scan(step, sampler.init(position), keys_of_steps)
     return state.position, info
 
 

@@ -49,7 +49,9 @@ def _backward(saved, g):
 
 def _input_gradient(x, kernel, g):
     del x
-    return convolve(g, jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
+    # The barrier lets XLA compute the turned kernel once, before the loop of a chain.
+    turned = lax.optimization_barrier(jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
+    return convolve(g, turned)
 
 
 def _kernel_gradient(x, kernel, g):

@@ -80,12 +80,12 @@ class Convolution(nn.Module):
         kernel = self.param("kernel", init, (3, 3, x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         _declare(self, "cap" if self.zero_start else "divide", self.features)
-        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        x = convolve(x, kernel) + _per_feature(bias, x)
         if self.zero_start:
             gain = self.param("gain", nn.initializers.ones, (self.features,))
-            x = x * _per_feature(gain.astype(x.dtype), x)
-        return x
+            # The same as (conv + bias) gain, but once per chain and not once per pixel.
+            kernel, bias = kernel * _per_feature(gain, kernel), bias * gain
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        return convolve(x, kernel) + _per_feature(bias, x)
 
 
 def embed_level(t: jax.Array, width: int) -> jax.Array:
