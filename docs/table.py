@@ -8,6 +8,7 @@ several seeds has NAME_0.json, NAME_1.json, …
 """
 
 import json
+import math
 import re
 import sys
 from pathlib import Path
@@ -119,10 +120,10 @@ def _cost(found: list[dict[str, Any]]) -> str:
     minutes = [result["training"]["seconds"] / 60 for result in found if result["training"]["seconds"]]
     if not minutes:
         return found[0]["training"]["machine"]
-    longest = (
-        f"{'at most ' if len(found) > 1 else ''}{max(minutes):.1f} min{' each' if len(found) > 1 else ''}"
-    )
-    return f"{longest}, {found[0]['training']['machine']}"
+    machine = found[0]["training"]["machine"]
+    if len(found) == 1:
+        return f"{minutes[0]:.1f} min, {machine}"
+    return f"at most {math.ceil(max(minutes) * 10) / 10:.1f} min each, {machine}"
 
 
 def main() -> None:
