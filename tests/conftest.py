@@ -24,7 +24,7 @@ if PLATFORM != "cpu":
     # The expected numbers are of float32 products. Accelerators round the factors by default.
     jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_num_cpu_devices", 4)  # sharding is tested without accelerators
-provide_threads(4)
+provide_threads(4, per_device=2)
 jax.config.update("jax_numpy_rank_promotion", "raise")  # a missing axis is a bug, not a broadcast
 
 

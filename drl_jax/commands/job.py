@@ -28,6 +28,8 @@ from drl_jax.parallel.startup import join_job
 from drl_jax.report import provenance
 from drl_jax.report.console import console
 
+# Commands whose programs have at most one collective each: the step, the sampler, and Inception.
+_ONE_COLLECTIVE = ("train", "sample", "evaluate")
 _SEEN_WITHIN = 45.0  # seconds in which a new file appears on all hosts that share a folder
 
 
@@ -65,7 +67,12 @@ def start_job(
     workdir = stored.workdir if stored else workdir
     digest = stored.weights_sha256 if stored else None
     facts = lambda: _facts(command, config, workdir, digest, sources or {})
-    watch = join_job(batch_size // microbatches, facts, stop)
+    watch = join_job(
+        batch_size // microbatches,
+        facts,
+        stop,
+        threads_per_device=1 if command in _ONE_COLLECTIVE else 2,
+    )
     stop.exit_delay = exit_delay()
     try:
         with console():

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
@@ -59,21 +60,23 @@ class ShardedSampler:
                 record=lambda x: x[:NUM_RECORDED],
                 record_at=recorded_states(model.levels.num_levels),
             )
-            return x_0, process
+            # As one array: two messages at the same time could block the threads of a CPU.
+            return jnp.concatenate([x_0, process.reshape(-1, *shape)])
 
-        whole = placement.replicated.spec
+        whole, num_devices = placement.replicated.spec, placement.num_devices
         on_all = jax.shard_map(
-            on_device,
-            mesh=placement.mesh,
-            in_specs=(whole, whole, whole),
-            out_specs=(PartitionSpec(AXIS), PartitionSpec(None, AXIS)),
+            on_device, mesh=placement.mesh, in_specs=(whole, whole, whole), out_specs=PartitionSpec(AXIS)
         )
 
         def draw(key, model, first):
-            x_0, process = on_all(key, model, first)
-            return x_0, process[:, :NUM_RECORDED]
+            # Every process gets every sample: one of them writes files.
+            rows = jax.lax.with_sharding_constraint(on_all(key, model, first), placement.replicated)
+            rows = rows.reshape(num_devices, -1, *shape)
+            x_0, process = rows[:, :samples_per_device], rows[:, samples_per_device:]
+            states = len(recorded_states(model.levels.num_levels))
+            process = process.reshape(num_devices, states, -1, *shape).swapaxes(0, 1)
+            return x_0.reshape(-1, *shape), process.reshape(states, -1, *shape)[:, :NUM_RECORDED]
 
-        # Every process gets every sample: one of them writes files.
         self._draw = jax.jit(draw, out_shardings=placement.replicated)
 
     def trace(self, model: Model) -> jax.stages.Traced:

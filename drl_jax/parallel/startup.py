@@ -18,13 +18,20 @@ from drl_jax.parallel.watch import Watch
 _PLATFORMS = {"cuda": "gpu", "rocm": "gpu"}  # what a device calls itself, where that is another name
 
 
-def join_job(batch_size: int, facts: Callable[[], Mapping[str, Any]], stop: Stop) -> Watch | None:
+def join_job(
+    batch_size: int,
+    facts: Callable[[], Mapping[str, Any]],
+    stop: Stop,
+    *,
+    threads_per_device: int = 2,
+) -> Watch | None:
     """Joins the other processes of the job, if there are any, and starts the devices.
 
     Args:
       batch_size: rows of a batch over all processes; 0 lets any number of devices do.
       facts: returns what must be equal in all processes, by name.
       stop: decides which thread ends this process when another one has ended.
+      threads_per_device: see `provide_threads`.
 
     Returns:
       What watches the other processes; None if there are none.
@@ -48,7 +55,7 @@ def join_job(batch_size: int, facts: Callable[[], Mapping[str, Any]], stop: Stop
             cluster_detection_method="deactivate",  # everything is said
         )
     if job is None or not job.is_tpu:
-        start_devices(batch_size // job.count if job else batch_size)
+        start_devices(batch_size // job.count if job else batch_size, threads_per_device=threads_per_device)
     check_devices()
     check_device_counts([device.process_index for device in jax.devices()])
     # Not before the CPU is split: this starts the devices.
@@ -60,7 +67,7 @@ def join_job(batch_size: int, facts: Callable[[], Mapping[str, Any]], stop: Stop
     return watch
 
 
-def start_devices(batch_size: int = 0) -> None:
+def start_devices(batch_size: int = 0, *, threads_per_device: int = 2) -> None:
     """Splits a CPU into devices, if nothing has used a device yet. In a notebook something may have.
 
     One XLA:CPU device keeps little more than one core busy in a chain. So a CPU becomes several devices:
@@ -69,6 +76,7 @@ def start_devices(batch_size: int = 0) -> None:
 
     Args:
       batch_size: rows of this process in a batch; 0 lets any number of devices do.
+      threads_per_device: see `provide_threads`.
     """
     count = jax.config.values["jax_num_cpu_devices"]
     if count == -1:  # JAX's value for "not given"
@@ -79,7 +87,7 @@ def start_devices(batch_size: int = 0) -> None:
             jax.config.update("jax_num_cpu_devices", count)
         except RuntimeError:  # the devices are there already
             return
-    provide_threads(count)
+    provide_threads(count, threads_per_device)
 
 
 def check_devices() -> None:
@@ -138,15 +146,22 @@ def _count_in_xla_flags() -> int | None:
     return int(found[-1]) if found else None
 
 
-def provide_threads(num_cpu_devices: int) -> None:
-    """Gives several CPU devices enough threads to wait for each other.
+def provide_threads(num_cpu_devices: int, per_device: int) -> None:
+    """Sets how many threads several CPU devices have to compute with.
 
-    All devices of a process share one pool of threads, as many as cores. A device that waits in a sum over
-    devices holds a thread, and the work of another may need two. We measured that training stops within
-    seconds with fewer than twice as many threads as devices. XLA reads the size of the pool from NPROC.
+    All devices of a process share one pool of threads. A device that waits for the others in a collective
+    (a sum over devices, for example) holds a thread. So a program with one collective needs a thread for each
+    device. With two collectives that may run at the same time, one device can hold two threads and leave
+    none for the others: then the program stops for ever, which we have seen. But threads that are not needed
+    cost time. On two cores, with two devices, a training step takes 14 to 21 % longer with four threads than
+    with two. XLA reads the size of the pool from NPROC.
+
+    Args:
+      num_cpu_devices: how many devices.
+      per_device: 1 if no program has more than one collective, else 2.
     """
     if num_cpu_devices > 1:
-        os.environ.setdefault("NPROC", str(max(num_cores(), 2 * num_cpu_devices)))
+        os.environ.setdefault("NPROC", str(max(num_cores(), per_device * num_cpu_devices)))
 
 
 def _divisor(batch_size: int, most: int) -> int:

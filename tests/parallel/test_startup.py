@@ -25,7 +25,7 @@ def join(monkeypatch):
     done = []
     monkeypatch.setattr(startup, "limits", lambda environment: Limits(join=5))
     monkeypatch.setattr(startup, "meet", lambda job, facts, limits: done.append(("meet", facts)) or [])
-    monkeypatch.setattr(startup, "provide_threads", lambda count: None)
+    monkeypatch.setattr(startup, "provide_threads", lambda count, per_device: None)
     monkeypatch.setattr(startup, "num_cores", lambda: 6)
     update = lambda name, value: done.append((name, value))
     monkeypatch.setattr(jax, "config", SimpleNamespace(values={"jax_num_cpu_devices": -1}, update=update))
@@ -70,6 +70,19 @@ def test_the_devices_of_a_tpu_are_not_counted_before(join):
 def test_devices_of_another_number_of_processes_are_refused(join):
     with pytest.raises(UserError, match=r"a test describes a job of 2 processes, .* those of 1"):
         join(JOB, 1)
+
+
+@pytest.mark.parametrize(("cores", "per_device", "threads"), [(2, 1, 4), (2, 2, 8), (16, 1, 16), (16, 2, 16)])
+def test_each_device_that_waits_leaves_a_thread_for_the_others(cores, per_device, threads, monkeypatch):
+    monkeypatch.delenv("NPROC", raising=False)
+    monkeypatch.setattr(startup, "num_cores", lambda: cores)
+    startup.provide_threads(4, per_device)
+    assert os.environ["NPROC"] == str(threads)
+    startup.provide_threads(4, 2)
+    assert os.environ["NPROC"] == str(threads)  # who sets it decides
+    monkeypatch.delenv("NPROC")
+    startup.provide_threads(1, per_device)
+    assert "NPROC" not in os.environ
 
 
 PROGRAM = """
