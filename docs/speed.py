@@ -1,10 +1,10 @@
-"""Writes the tables of docs/performance.md from the files in docs/results/h200.
+"""Writes the tables of docs/performance.md from the files in docs/results/h200 and docs/results/cpu.
 
     python docs/speed.py           writes the tables
     python docs/speed.py --check   exit code 1 if the tables do not match the files
 
 `t6.json`, `small.json` and `small_options.json` were written by tests/benchmarks/accelerator.py, `peers.json`
-by tests/benchmarks/peers.py. Kernels and single convolutions are in the files, not in the tables.
+by tests/benchmarks/peers.py, and so were `cpu/peers_32.json` and `cpu/peers_64.json`. Kernels and single convolutions are in the files, not in the tables.
 """
 
 import json
@@ -78,12 +78,26 @@ def peers(reports: dict[str, Any]) -> str:
     return table("program | seconds | quartiles | against ours | ready after, s | GiB", rows)
 
 
-TABLES = {"ceilings": ceilings, "forms": forms, "peers": peers}
+def cpu(reports: dict[str, Any]) -> str:
+    """The step and sampling on a CPU, beside PyTorch's."""
+    rows = []
+    for name in ("cpu/peers_32", "cpu/peers_64"):
+        report = reports[name]
+        network = report["network"]
+        size = f"{network['width']} channels, {network['blocks_per_resolution']} per resolution"
+        for what, title in (("step", "training step"), ("sample", f"{report['batch']} samples")):
+            own, eager = (report[what][program]["median"] for program in ("drl_jax", "eager"))
+            rows.append((size, title, f"{own:.3f}", f"{eager:.3f}", f"{eager / own:.2f}"))
+    return table("blocks | what | drl_jax, s | PyTorch, eager, s | ratio", rows)
+
+
+TABLES = {"ceilings": ceilings, "forms": forms, "peers": peers, "cpu": cpu}
 
 
 def write(page: str, folder: Path) -> str:
     """Returns the page with new tables in it."""
-    reports = {file.stem: json.loads(file.read_text()) for file in folder.glob("*.json")}
+    reports = {file.stem: json.loads(file.read_text()) for file in (folder / "h200").glob("*.json")}
+    reports |= {f"cpu/{file.stem}": json.loads(file.read_text()) for file in (folder / "cpu").glob("*.json")}
     for name, make in TABLES.items():
         begin, end = f"<!-- {name}: written by docs/speed.py -->\n", f"<!-- end of {name} -->"
         before, rest = page.split(begin)
@@ -93,7 +107,7 @@ def write(page: str, folder: Path) -> str:
 
 def main() -> None:
     old = PAGE.read_text()
-    new = write(old, HERE / "results" / "h200")
+    new = write(old, HERE / "results")
     if "--check" in sys.argv[1:]:
         sys.exit("docs/performance.md does not match docs/results: run docs/speed.py" if new != old else 0)
     PAGE.write_text(new)

@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--ceilings", action=argparse.BooleanOptionalAction, default=True)
     own, rest = parser.parse_known_args()
     config = parse(rest).config
-    start_devices(config.data.batch_size)
+    start_devices(config.data.batch_size, threads_per_device=1)
     placement = place(config.data.batch_size)
     report: dict[str, Any] = {"machine": machine(), "config": rest, "batch_size": config.data.batch_size}
     print(report["machine"], flush=True)

@@ -91,7 +91,7 @@ def main() -> None:
     own, rest = parser.parse_known_args()
     config, load = parse(rest).config, os.getloadavg()[0]
     set_precision(config)
-    start_devices()
+    start_devices(threads_per_device=1)
     configs = {BASE: config}
     for key in own.keys:
         for value in VALUES[key]:

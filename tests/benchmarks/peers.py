@@ -454,7 +454,7 @@ def compare(own: argparse.Namespace, config: Config, folder: Path, stop: list[Ca
     set_precision(config)
     parts, batch = build(config), config.data.batch_size
     network = check_supported(config)
-    start_devices(batch)
+    start_devices(batch, threads_per_device=1)
     device = jax.devices()[0]
     on_gpu = device.platform == "gpu"
     placement = place(batch, devices=[device] if on_gpu else None)

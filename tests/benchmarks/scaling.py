@@ -30,7 +30,7 @@ def main() -> None:
     """Prints the table."""
     config = parse(sys.argv[1:]).config
     parts, rows = build(config), config.data.batch_size
-    start_devices()
+    start_devices(threads_per_device=1)
     counts = [n for n in (1, 2, 4, 8, 16) if n <= len(jax.devices())]
     rng, calls, seconds = np.random.default_rng(0), {}, {n: [] for n in counts}
     for n in counts:

@@ -109,7 +109,7 @@ def step_seconds(parts: Components, placement: Placement, batch: int) -> tuple[f
 def main() -> None:
     config = parse(sys.argv[1:]).config
     parts, batch, steps = build(config), config.data.batch_size, config.sampler.steps
-    start_devices(batch)
+    start_devices(batch, threads_per_device=1)
     placement = place(batch)
     print(f"{describe()}, {platform.processor() or platform.machine()}, jax {jax.__version__}")
 
