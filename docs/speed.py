@@ -3,9 +3,9 @@
     python docs/speed.py           writes the tables
     python docs/speed.py --check   exit code 1 if the tables do not match the files
 
-In `h200`, `t6.json`, `small.json` and `small_options.json` were written by tests/benchmarks/accelerator.py, and
-`peers.json` by tests/benchmarks/peers.py, as `peers_32.json` and `peers_64.json` in `cpu`. Kernels and single
-convolutions are in the files, not in the tables.
+In `h200`, tests/benchmarks/accelerator.py wrote `t6.json`, `small.json` and `small_options.json`, and
+tests/benchmarks/peers.py wrote `peers.json`, as it wrote `peers_32.json` and `peers_64.json` in `cpu`. Kernels and
+single convolutions are in the files, not in the tables.
 """
 
 import json
