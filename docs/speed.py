@@ -4,8 +4,8 @@
     python docs/speed.py --check   exit code 1 if the tables do not match the files
 
 In `h200`, tests/benchmarks/accelerator.py wrote `t6.json`, `small.json` and `small_options.json`, and
-tests/benchmarks/peers.py wrote `peers.json`, as it wrote `peers_32.json` and `peers_64.json` in `cpu`. Kernels and
-single convolutions are in the files, not in the tables.
+tests/benchmarks/peers.py wrote `peers.json`, as it wrote `peers_32.json` and `peers_64.json` in `cpu`.
+Kernels and single convolutions are in the files, not in the tables.
 """
 
 import json
