@@ -71,7 +71,7 @@ def start_job(
         batch_size // microbatches,
         facts,
         stop,
-        threads_per_device=1 if command in _ONE_COLLECTIVE else 2,
+        threads_per_device=1 if stop.owns_process and command in _ONE_COLLECTIVE else 2,
     )
     stop.exit_delay = exit_delay()
     try:

@@ -65,11 +65,13 @@ class Stop:
       requested: a signal came while busy. Whoever holds unsaved work saves it and raises `Stopped`.
       exit_delay: seconds to wait before an exit at once. The process that coordinates a job exits last,
         because the others fail when it is gone.
+      owns_process: whether this process ends after this command. In a notebook other programs follow.
     """
 
     def __init__(self) -> None:
         self.requested = False
         self.exit_delay = 0.0
+        self.owns_process = False
         self._busy = False
         self._time = -math.inf
         self._lock = threading.RLock()  # a signal handler may interrupt who holds it
@@ -155,6 +157,7 @@ def handle_signals(*, is_program: bool) -> Iterator[Stop]:
         ignored from then on. In others SIGINT is handled as Python does it, and all handlers come back.
     """
     stop = Stop()
+    stop.owns_process = is_program
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return

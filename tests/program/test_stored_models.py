@@ -92,7 +92,7 @@ def test_a_name_is_that_of_the_model_that_ships(program, tmp_path, monkeypatch):
 def test_the_processes_of_a_job_compare_the_weights(monkeypatch):
     seen = {}
 
-    def join(rows, facts, stop):
+    def join(rows, facts, stop, *, threads_per_device):
         seen.update(facts())
         raise UserError("enough")
 
@@ -105,6 +105,32 @@ def test_the_processes_of_a_job_compare_the_weights(monkeypatch):
         pass
     expected = sha256(drl_jax.load("digits").model)
     assert seen["the SHA-256 of the weights"] == expected
+
+
+@pytest.mark.parametrize(
+    ("command", "owns_process", "threads"),
+    # In a notebook a program with several collectives may follow.
+    [
+        ("train", True, 1),
+        ("sample", True, 1),
+        ("evaluate", True, 1),
+        ("likelihood", True, 2),
+        ("train", False, 2),
+    ],
+)
+def test_threads_for_each_device(command, owns_process, threads, monkeypatch):
+    asked = []
+
+    def join(rows, facts, stop, *, threads_per_device):
+        asked.append(threads_per_device)
+        raise UserError("enough")
+
+    monkeypatch.setattr(job, "join_job", join)
+    stop, stored = Stop(), find_model("digits", {}, "--model=digits")
+    stop.owns_process = owns_process
+    with pytest.raises(UserError, match="enough"), job.start_job(stop, command, stored.config, stored=stored):
+        pass
+    assert asked == [threads]
 
 
 def test_a_known_time_of_training_is_kept(program, workdir, tmp_path):
