@@ -66,7 +66,8 @@ def test_levels_with_more_noise_lose_more_of_the_digits(tmp_path):
 def test_the_table_has_a_row_for_each_number_of_steps():
     bounds = {name: {"frechet_pixels": 0.5} for name in ("samples", "data", "data_vs_data")}
     text = lines([Row(2, 15, -0.25, 0.875, {"frechet_pixels": 0.125})], bounds)
-    assert text[0].split() == "level steps energy gap relative displacement frechet_pixels".split()
+    names = ["level", "steps", "energy", "gap", "relative", "displacement", "frechet_pixels"]
+    assert text[0].split() == names
     assert text[1].split() == ["2", "15", "-0.25", "0.875", "0.125"]
     assert [line.rsplit(maxsplit=1)[1] for line in text[2:]] == ["0.5"] * 3
     assert len(set(map(len, text))) == 1
