@@ -1,13 +1,14 @@
 """How fast the training step and sampling are, beside the network's own convolutions alone.
 
     python tests/benchmarks/step.py --config=configs/cifar10.py:t6 --config.network.width=32 \
-        --config.network.blocks_per_resolution=1 --config.data.batch_size=8
+        --config.network.blocks_per_resolution=1 --config.data.batch_size=8 [--transposes]
 
 Prints a table: the ceiling (every 3x3 convolution of a step by itself, on all devices at once, summed), the
-step, the share of the ceiling that it reaches, sampling, and the same step with XLA's own transposed
-convolutions. Data do not matter to speed and are noise. Medians; the first calls are not counted.
+step, the share of the ceiling that it reaches, sampling, and with --transposes the same step with XLA's own
+transposed convolutions, which takes minutes on a CPU. Data do not matter to speed and are noise. Medians; the first calls are not counted.
 """
 
+import argparse
 import platform
 import sys
 import time
@@ -107,7 +108,10 @@ def step_seconds(parts: Components, placement: Placement, batch: int) -> tuple[f
 
 
 def main() -> None:
-    config = parse(sys.argv[1:]).config
+    flags = argparse.ArgumentParser(allow_abbrev=False, usage=__doc__)
+    flags.add_argument("--transposes", action="store_true")
+    own, rest = flags.parse_known_args()
+    config = parse(rest).config
     parts, batch, steps = build(config), config.data.batch_size, config.sampler.steps
     start_devices(batch, threads_per_device=1)
     placement = place(batch)
@@ -135,9 +139,10 @@ def main() -> None:
     sampling = median(lambda: list(sampler.sample(model, batch)))
     rows.append((f"{batch} samples, {parts.levels.num_levels * steps} gradients", f"{sampling:.3f} s"))
 
-    layers.convolve = convolution._plain
-    _, plain = step_seconds(parts, placement, batch)
-    rows.append(("the step with XLA's transposes", f"{plain:.3f} s ({plain / seconds:.1f} times ours)"))
+    if own.transposes:
+        layers.convolve = convolution._plain
+        _, plain = step_seconds(parts, placement, batch)
+        rows.append(("the step with XLA's transposes", f"{plain:.3f} s ({plain / seconds:.1f} times ours)"))
     for name, value in rows:
         print(f"{name:<34} {value}")
 
