@@ -5,12 +5,12 @@
 
 Prints a table: the ceiling (every 3x3 convolution of a step by itself, on all devices at once, summed), the
 step, the share of the ceiling that it reaches, sampling, and with --transposes the same step with XLA's own
-transposed convolutions, which takes minutes on a CPU. Data do not matter to speed and are noise. Medians; the first calls are not counted.
+transposed convolutions, which takes minutes on a CPU. Data do not matter to speed and are noise. Medians; the
+first calls are not counted.
 """
 
 import argparse
 import platform
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
