@@ -111,6 +111,11 @@ def program(argv: Sequence[str] | None = None) -> NoReturn:
     """
     _open_closed_streams()
     code = _main(argv, is_program=True)
+    if is_joined():
+        import jax
+
+        # The processes wait for each other here. Without this, the others abort if this one leaves a thread.
+        jax.distributed.shutdown()
     end = time.monotonic() + _THREADS_WITHIN
     for thread in threading.enumerate():
         if thread is not threading.current_thread() and not thread.daemon:

@@ -5,7 +5,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
 from typing import Any
 
@@ -100,13 +100,17 @@ def train(config: Config, workdir: epath.Path, prepare_command: str, stop: Stop)
             init=lambda: init(key, weights),
             step=placement.data_parallel(parts.train_step()),
             evaluate=lambda step, state: evaluator(step, _averaged(parts, state)),
-            data=batches(
-                source,
-                seed=config.training.seed,
-                batch_size=config.data.batch_size,
-                flip=config.data.flip,
-                process_index=jax.process_index(),
-                process_count=jax.process_count(),
+            data=opened.enter_context(
+                closing(  # its threads would keep the process for seconds
+                    batches(
+                        source,
+                        seed=config.training.seed,
+                        batch_size=config.data.batch_size,
+                        flip=config.data.flip,
+                        process_index=jax.process_index(),
+                        process_count=jax.process_count(),
+                    )
+                )
             ),
             placement=placement,
             checkpoints=opened.enter_context(
