@@ -119,7 +119,8 @@ def program(argv: Sequence[str] | None = None) -> NoReturn:
     end = time.monotonic() + _THREADS_WITHIN
     for thread in threading.enumerate():
         if thread is not threading.current_thread() and not thread.daemon:
-            thread.join(max(0.0, end - time.monotonic()))
+            with suppress(Exception):  # a thread of Orbax raises here what has been reported
+                thread.join(max(0.0, end - time.monotonic()))
             if thread.is_alive():
                 with suppress(OSError, ValueError):
                     sys.stdout.flush()
