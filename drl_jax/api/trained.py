@@ -510,7 +510,7 @@ class TrainedModel:
             legs = chains.all_levels(num_levels, settings.steps)
         else:
             target = "marginal" if settings.target == "marginal" else "recovery"
-            level = whole_level(settings.level, 0, num_levels - 1)
+            level = int(settings.level)
             first = level + (target == "recovery")
             legs = chains.one_level(level, settings.steps)
         owners, _ = on_all_devices(keys[::group])

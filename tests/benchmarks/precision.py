@@ -83,7 +83,7 @@ def main() -> None:
     """Prints the table."""
     arguments = parse(sys.argv[1:])
     config, workdir = arguments.config, epath.Path(arguments.workdir or "").expanduser().absolute()
-    start_devices(threads_per_device=1)
+    start_devices()
     parts, placement = build(config), place()
     model = model_in(workdir, config).load(parts, placement).model
     model = jax.tree.map(np.asarray, model)
