@@ -2,6 +2,7 @@
 
 --config=cifar10:t6       six levels and the network of the published results, 34.8 M parameters
 --config=cifar10:small    2 blocks per resolution instead of 8, 9.06 M parameters, for one GPU
+--config=cifar10:light    64 channels as well, 2.27 M parameters, bfloat16, for minutes on one GPU
 --config=cifar10:k10      the paper's ablation: 10 steps of Langevin instead of 30 at each level
 --config=cifar10:k50      50 steps
 --config=cifar10:t1       one level with 180 steps
@@ -17,6 +18,15 @@ T1K = {"levels.count": 1000, "sampler.name": "normal", "sampler.steps": 0, "samp
 SETTINGS = {
     "t6": {},
     "small": {"network.blocks_per_resolution": 2},
+    "light": {
+        "network.blocks_per_resolution": 2,
+        "network.width": 64,
+        "network.dtype": "bfloat16",
+        "data.batch_size": 128,
+        "optimizer.learning_rate": 5e-4,
+        "optimizer.warmup_steps": 500,
+        "training.steps": 10_000,
+    },
     "k10": {"sampler.steps": 10},
     "k50": {"sampler.steps": 50},
     "t1": {"levels.count": 1, "sampler.steps": 180},

@@ -49,6 +49,7 @@ SETTINGS = [
             ("two spirals", "spirals"),
         )
     ),
+    Setting("CIFAR-10, T6, 2 blocks, 64 channels", "cifar10_light", "train --config=cifar10:light"),
     Setting("CIFAR-10, T6, 2 blocks", "cifar10_small", "train --config=cifar10:small"),
     Setting("CIFAR-10, T6 (K = 30)", "cifar10_t6", T6, "FID 9.58, IS 8.30"),
     Setting("CIFAR-10, T6, K = 10", "cifar10_t6_k10", "train --config=cifar10:k10"),

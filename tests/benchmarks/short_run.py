@@ -1,11 +1,11 @@
 """Trains for some minutes on a machine that is lent, and keeps what is needed to continue another time.
 
     python tests/benchmarks/short_run.py --images=FOLDER --minutes=8 --output=FOLDER [--earlier=FOLDER]
-        [--samples=5000] --config=cifar10:small [--config.network.width=64 …]
+        [--samples=5000] --config=cifar10:light
 
-`--images` is a folder of .npz files with one array of images each; without it the config names the data. Such a
-machine may return few files of limited size, so `--output` gets eight or fewer of at most 16 MiB, while the
-state of a run has up to 64 MB:
+`--images` is a folder of .npz files with one array of images each; without it the config names the data.
+Such a machine may return few files of limited size. `--output` gets at most 16 MiB per file, and eight files
+if the state of the run has at most 45 MiB:
 
   state.tar.0, .1, …             the newest checkpoint and the config of the run, one archive in parts
   samples.npz, samples.png       samples of the averaged weights

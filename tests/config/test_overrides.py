@@ -445,7 +445,7 @@ def test_a_number_that_is_none_in_a_file(own):
         ("digit", "did you mean --config=digits?"),
         (str(ROOT / "configs"), "is a folder"),
         ("celeba64:8", "celeba64.py takes no argument '8'"),
-        ("cifar10:t7", "setting 't7' is unknown; settings are t6, small"),
+        ("cifar10:t7", "setting 't7' is unknown; settings are t6, small, light"),
         ("points:square", "square"),
         (str(ROOT / "tests/config/saved/digits_format_1.json"), "a config file ends in .py"),
     ],

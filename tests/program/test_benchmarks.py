@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.helpers import POINTS
@@ -64,3 +65,64 @@ def test_sweep_continues_and_keeps_failures(tmp_path):
     before = output.read_text()
     benchmark("sweep.py", *arguments)
     assert output.read_text() == before
+
+
+def test_a_short_run_continues_from_what_an_earlier_one_kept(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 8, 8), np.uint8)
+    (tmp_path / "images").mkdir()
+    for name, part in zip("ab", images, strict=True):
+        np.savez(tmp_path / f"images/{name}.npz", part)
+    outputs = [tmp_path / "first", tmp_path / "second"]
+    for output, more in zip(outputs, ([], [f"--earlier={outputs[0]}"]), strict=True):
+        own = [f"--images={tmp_path}/images", "--minutes=0.4", f"--output={output}", "--samples=4"]
+        benchmark("short_run.py", *own, *more, *TOY, "--config.optimizer.learning_rate=1e-6")
+    first, second = json.loads((outputs[1] / "run.json").read_text())
+    assert 0 < first["steps"] < second["steps"]
+    assert second["steps"] == first["steps"] + second["steps_of_this_call"]
+    assert second["images"] == 4 * second["steps"]
+    kept = {file.name: file.stat().st_size for file in outputs[1].iterdir()}
+    names = {"curves.png", "metrics.jsonl", "run.json", "samples.npz", "samples.png", "state.tar.0"}
+    assert set(kept) == names
+    assert max(kept.values()) <= 16 * 2**20
+    with np.load(outputs[1] / "samples.npz") as opened:
+        assert opened["arr_0"].shape == (4, 8, 8, 1)
+
+
+def test_an_archive_in_parts_is_put_together(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    import short_run  # pyright: ignore[reportMissingImports]
+
+    monkeypatch.setattr(short_run, "PART", 1000)
+    run, output = tmp_path / "run", tmp_path / "output"
+    (run / "checkpoints/7").mkdir(parents=True)
+    (run / "checkpoints/12").mkdir()
+    content = np.random.default_rng(0).bytes(15_000)
+    for name, data in (
+        ("config.json", b"{}"),
+        ("metrics.jsonl", b'{"step": 7, "loss": 1}\n'),
+        ("checkpoints/12/state", content),
+    ):
+        (run / name).write_bytes(data)
+    output.mkdir()
+    short_run.pack(run, output)
+    (output / "run.json").write_text("[]")
+    assert len(list(output.glob("state.tar.*"))) > 10  # so that 10 comes after 9
+    assert short_run.unpack(output, tmp_path / "again") == []
+    assert (tmp_path / "again/checkpoints/12/state").read_bytes() == content
+    assert not (tmp_path / "again/checkpoints/7").exists()
+
+
+def test_what_the_host_costs(tmp_path):
+    output = tmp_path / "host.json"
+    benchmark("host.py", *TOY, "--rounds=1", "--steps=5", f"--output={output}")
+    report = json.loads(output.read_text())
+    assert set(report["images_per_second"]) == {"4", "256"}
+    assert report["loop_seconds"][0] > 0
+    assert report["host_share"] == pytest.approx(report["loop_seconds"][0] / report["step_seconds"][0] - 1)
+
+
+def test_a_step_beside_another_program(tmp_path):
+    output = tmp_path / "busy.json"
+    benchmark("busy.py", *TOY, "--rounds=1", f"--output={output}")
+    report = json.loads(output.read_text())
+    assert report["ratio"] == pytest.approx(np.median(report["busy"]) / np.median(report["quiet"]))
