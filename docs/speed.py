@@ -1,10 +1,11 @@
 """Writes the tables of docs/performance.md from the files in docs/results/h200 and docs/results/cpu.
 
-    python docs/speed.py           writes the tables
+    python docs/speed.py           writes the tables and images/costs.png
     python docs/speed.py --check   exit code 1 if the tables do not match the files
 
 In `h200`, tests/benchmarks/accelerator.py wrote `t6.json`, `small.json` and `small_options.json`, and
 tests/benchmarks/peers.py wrote `peers.json` and `peers_2.json`, as it wrote `peers_32.json` and `peers_64.json` in `cpu`.
+costs.py, host.py and busy.py wrote the files of their names there.
 Kernels and single convolutions are in the files, not in the tables.
 """
 
@@ -13,6 +14,12 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
 
 HERE = Path(__file__).parent
 PAGE = HERE / "performance.md"
@@ -95,7 +102,52 @@ def cpu(reports: dict[str, Any]) -> str:
     return table("blocks | what | drl_jax, s | PyTorch, eager, s | ratio", rows)
 
 
-TABLES = {"ceilings": ceilings, "forms": forms, "peers": peers, "cpu": cpu}
+def costs(reports: dict[str, Any]) -> str:
+    """The step on a CPU, with one key at a time at another value."""
+    report, rows = reports["cpu/costs"], []
+    for name, row in report["rows"].items():
+        low, high = row["quartiles"]
+        seconds = f"{row['seconds']:.3f}", f"{low:.3f} to {high:.3f}"
+        rates = f"{row['gflops']:.0f}", f"{row['images_per_second']:.1f}"
+        label = name if name == "as it is" else f"`{name}`"
+        rows.append((label, *seconds, f"{row['gflop']:.1f}", *rates, f"{row['peak_mib']:.0f}"))
+    return table("config | seconds | quartiles | GFLOP | GFLOP/s | images/s | MiB", rows)
+
+
+def host(reports: dict[str, Any]) -> str:
+    """What the host and another program cost on a CPU."""
+    report, busy = reports["cpu/host"], reports["cpu/busy"]
+    rows = [
+        (f"input pipeline alone, batches of {size}", f"{speed:,.0f} images/s")
+        for size, speed in report["images_per_second"].items()
+    ]
+    used = report["used_images_per_second"]
+    rows += [
+        ("what the step consumes", f"{used:.1f} images/s"),
+        ("the training loop beside its compiled step", f"{report['host_share']:+.1%}"),
+        ("a step while another program keeps one core busy", f"{busy['ratio']:.2f} times as long"),
+    ]
+    return table("what | measured", rows)
+
+
+TABLES = {"ceilings": ceilings, "forms": forms, "peers": peers, "cpu": cpu, "costs": costs, "host": host}
+
+
+def plot_costs(report: dict[str, Any], file: Path) -> None:
+    """Draws speed against each key of the table of costs."""
+    base = report["base"]
+    figure, axes = plt.subplots(1, len(base), figsize=(3 * len(base), 2.6), sharey=True, layout="constrained")
+    for key, panel in zip(base, axes, strict=True):
+        points = [(base[key], report["rows"]["as it is"]["gflops"])]
+        for name, row in report["rows"].items():
+            if name.startswith(f"{key}="):
+                points.append((int(name.partition("=")[2]), row["gflops"]))
+        panel.plot(*zip(*sorted(points), strict=True), "o-")
+        panel.set(xscale="log", xlabel=key, ylim=(0, None))
+        panel.set_xticks([value for value, _ in points], [str(value) for value, _ in points])
+        panel.minorticks_off()
+    axes[0].set_ylabel("GFLOP/s")
+    figure.savefig(file, dpi=120, metadata={"Software": None})
 
 
 def write(page: str, folder: Path) -> str:
@@ -115,6 +167,7 @@ def main() -> None:
     if "--check" in sys.argv[1:]:
         sys.exit("docs/performance.md does not match docs/results: run docs/speed.py" if new != old else 0)
     PAGE.write_text(new)
+    plot_costs(json.loads((HERE / "results/cpu/costs.json").read_text()), HERE / "images/costs.png")
 
 
 if __name__ == "__main__":

@@ -357,7 +357,9 @@ class StepCompiler:
                     traced = self._placement.data_parallel(parts.train_step()).trace(*arguments)
             finally:
                 jax.lax.scan, layers.convolve = scan, chosen
-            self._lowered[form] = traced.lower(), flops.count(traced, "cuda").useful / 1e12
+            # Those of one device, in the forms of the mathematics and not of a CPU.
+            useful = flops.count(traced, "cuda").useful * self._placement.num_devices
+            self._lowered[form] = traced.lower(), useful / 1e12
         return self._lowered[form]
 
     def _batch(self) -> jax.Array:

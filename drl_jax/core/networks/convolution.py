@@ -1,8 +1,9 @@
-"""A 3x3 convolution whose gradients are ordinary forward convolutions.
+"""A 3x3 convolution in the form that is fast on the platform.
 
-Inside a loop, XLA:CPU does not rewrite transposed convolutions into the form that its fast kernel takes.
-A chain of energy gradients then runs several times slower in `lax.scan` than outside. Written as forward
-convolutions, the same gradients keep the fast kernel. Other platforms use XLA's own transposes.
+On a CPU its gradients are forward convolutions. Inside a loop, XLA does not rewrite transposed convolutions
+there into the form that its fast kernel takes, so a chain of energy gradients would run several times slower
+in `lax.scan` than outside. With many channels, it is Winograd's convolution. Other platforms use the
+convolution of XLA and its transposes.
 """
 
 import jax
@@ -10,6 +11,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from drl_jax.core.networks import winograd
+
+_MANY = 64  # channels, from which on Winograd's convolution is the faster one (docs/performance.md)
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 Images = Float[Array, "batch height width inputs"]
@@ -32,11 +36,18 @@ def convolve(x: Images, kernel: Kernel3x3) -> Cotangent:
     Returns:
       [batch, height, width, outputs].
     """
-    return _plain(x, kernel)
+    return lax.platform_dependent(x, kernel, cpu=_on_cpu, default=_plain)
+
+
+def _on_cpu(x, kernel):
+    if min(kernel.shape[2:]) < _MANY or jnp.finfo(x.dtype).bits < 32:
+        return _plain(x, kernel)
+    # The barrier lets XLA transform the kernel once, before the loop of a chain.
+    return winograd.convolve(x, lax.optimization_barrier(winograd.transform_kernel(kernel)))
 
 
 def _forward(x, kernel):
-    return _plain(x, kernel), (x, kernel)
+    return convolve(x, kernel), (x, kernel)
 
 
 def _backward(saved, g):
