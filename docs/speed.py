@@ -1,12 +1,12 @@
-"""Writes the tables of docs/performance.md from the files in docs/results/h200 and docs/results/cpu.
+"""Writes the tables of speed in docs/performance.md and the README from the results in docs/results.
 
     python docs/speed.py           writes the tables and images/costs.png
     python docs/speed.py --check   exit code 1 if the tables do not match the files
 
-In `h200`, tests/benchmarks/accelerator.py wrote `t6.json`, `small.json` and `small_options.json`, and
-tests/benchmarks/peers.py wrote `peers.json` and `peers_2.json`, as it wrote `peers_32.json` and `peers_64.json` in `cpu`.
-costs.py, host.py and busy.py wrote the files of their names there.
-Kernels and single convolutions are in the files, not in the tables.
+In docs/results/h200, tests/benchmarks/accelerator.py wrote `t6.json`, `small.json` and
+`small_options.json`, and peers.py wrote `peers.json` and `peers_2.json`. In docs/results/cpu, peers.py wrote
+`peers_32.json` and `peers_64.json`; costs.py, host.py and busy.py wrote the files of their names. Kernels and
+single convolutions are in the files, not in the tables.
 """
 
 import json
@@ -22,7 +22,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 HERE = Path(__file__).parent
-PAGE = HERE / "performance.md"
+PAGES = [HERE / "performance.md", HERE.parent / "README.md"]
 FORMS = {
     "base": "bfloat16",
     "tf32": "float32, products in TF32: the default on a GPU",
@@ -110,16 +110,16 @@ def costs(reports: dict[str, Any]) -> str:
         seconds = f"{row['seconds']:.3f}", f"{low:.3f} to {high:.3f}"
         rates = f"{row['gflops']:.0f}", f"{row['images_per_second']:.1f}"
         label = name if name == "as it is" else f"`{name}`"
-        rows.append((label, *seconds, f"{row['gflop']:.1f}", *rates, f"{row['peak_mib']:.0f}"))
-    return table("config | seconds | quartiles | GFLOP | GFLOP/s | images/s | MiB", rows)
+        rows.append((label, *seconds, f"{row['gflop']:.1f}", *rates))
+    return table("config | seconds | quartiles | GFLOP | GFLOP/s | images/s", rows)
 
 
 def host(reports: dict[str, Any]) -> str:
     """What the host and another program cost on a CPU."""
     report, busy = reports["cpu/host"], reports["cpu/busy"]
     rows = [
-        (f"input pipeline alone, batches of {size}", f"{speed:,.0f} images/s")
-        for size, speed in report["images_per_second"].items()
+        (f"input pipeline alone, {what}", f"{speed:,.0f} images/s")
+        for what, speed in report["images_per_second"].items()
     ]
     used = report["used_images_per_second"]
     rows += [
@@ -130,7 +130,36 @@ def host(reports: dict[str, Any]) -> str:
     return table("what | measured", rows)
 
 
-TABLES = {"ceilings": ceilings, "forms": forms, "peers": peers, "cpu": cpu, "costs": costs, "host": host}
+def speed(reports: dict[str, Any]) -> str:
+    """The step and sampling beside PyTorch's best form that needs no change of its program."""
+    rows = []
+    for name, machine in (
+        ("cpu/peers_32", "2 CPU cores"),
+        ("cpu/peers_64", "2 CPU cores"),
+        ("peers_2", "H200, bfloat16"),
+    ):
+        report = reports[name]
+        network = report["network"]
+        size = f"{network['width']} channels, {network['blocks_per_resolution']} per resolution"
+        for what, title in (("step", f"step of {report['batch']}"), ("sample", f"{report['batch']} samples")):
+            found = {form: row["median"] for form, row in report[what].items() if form != "graphs"}
+            if own := found.pop("drl_jax", None):
+                best = min(found, key=found.__getitem__)
+                label = "eager" if best == "eager" else "`torch.compile`"
+                ratio = f"{found[best] / own:.2f}"
+                rows.append((machine, size, title, f"{own:.3f}", f"{found[best]:.3f} ({label})", ratio))
+    return table("machine | blocks | what | drl_jax, s | PyTorch, s | ratio", rows)
+
+
+TABLES = {
+    "ceilings": ceilings,
+    "forms": forms,
+    "peers": peers,
+    "cpu": cpu,
+    "costs": costs,
+    "host": host,
+    "speed": speed,
+}
 
 
 def plot_costs(report: dict[str, Any], file: Path) -> None:
@@ -156,17 +185,19 @@ def write(page: str, folder: Path) -> str:
     reports |= {f"cpu/{file.stem}": json.loads(file.read_text()) for file in (folder / "cpu").glob("*.json")}
     for name, make in TABLES.items():
         begin, end = f"<!-- {name}: written by docs/speed.py -->\n", f"<!-- end of {name} -->"
-        before, rest = page.split(begin)
-        page = before + begin + make(reports) + end + rest.split(end, 1)[1]
+        if begin in page:
+            before, rest = page.split(begin)
+            page = before + begin + make(reports) + end + rest.split(end, 1)[1]
     return page
 
 
 def main() -> None:
-    old = PAGE.read_text()
-    new = write(old, HERE / "results")
+    pages = {page: write(page.read_text(), HERE / "results") for page in PAGES}
     if "--check" in sys.argv[1:]:
-        sys.exit("docs/performance.md does not match docs/results: run docs/speed.py" if new != old else 0)
-    PAGE.write_text(new)
+        wrong = [page.name for page, text in pages.items() if page.read_text() != text]
+        sys.exit(f"{', '.join(wrong)}: does not match docs/results: run docs/speed.py" if wrong else 0)
+    for page, text in pages.items():
+        page.write_text(text)
     plot_costs(json.loads((HERE / "results/cpu/costs.json").read_text()), HERE / "images/costs.png")
 
 

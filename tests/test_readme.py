@@ -42,9 +42,12 @@ def test_the_readme_has_the_table_of_the_results():
     assert TABLE["write"](README, ROOT / "docs/results") == README
 
 
-def test_the_page_of_performance_has_the_tables_of_the_results():
-    page = (ROOT / "docs/performance.md").read_text()
-    assert SPEED["write"](page, ROOT / "docs/results") == page
+def test_the_pages_have_the_tables_of_speed():
+    pages = [page.read_text() for page in SPEED["PAGES"]]
+    for page in pages:
+        assert SPEED["write"](page, ROOT / "docs/results") == page
+    for name in SPEED["TABLES"]:
+        assert sum(f"<!-- {name}: written by" in page for page in pages) == 1, name
 
 
 @pytest.mark.parametrize("name", WRITTEN["PARTS"])

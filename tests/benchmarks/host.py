@@ -5,8 +5,8 @@
         [--output=FILE.json]
 
 Measures
-  the pipeline   images per second of the stream of batches, when nothing else runs, for the batch of the
-                 config and for 256 images
+  the pipeline   images per second of the stream of batches, when nothing else runs: in the first epoch, which
+                 decodes each image, and later, for the batch of the config and for 256 images
   the loop       seconds per step of the program's own loop: data, dispatch, metrics, guard, log
   the step       seconds per step of the same compiled step, called again and again on one batch
 
@@ -133,7 +133,10 @@ def main() -> None:
     config, load = parse(rest).config, os.getloadavg()[0]
     start_devices(config.data.batch_size, threads_per_device=1)
     placement, source = place(config.data.batch_size), open_data(config, "drl-jax prepare")
-    speeds = {size: pipeline_speed(config, source, size) for size in (config.data.batch_size, LARGE)}
+    speeds = {"first epoch": pipeline_speed(config, source, LARGE)}
+    source.take(np.arange(len(source)))
+    for size in (config.data.batch_size, LARGE):
+        speeds[f"batches of {size}"] = pipeline_speed(config, source, size)
     step = placement.data_parallel(build(config).train_step())
     loops, steps = [], []
     for _ in range(own.rounds):
@@ -145,17 +148,15 @@ def main() -> None:
         "machine": machine(),
         "load": load,
         "config": rest,
-        "images_per_second": {str(size): speed for size, speed in speeds.items()},
+        "images_per_second": speeds,
         "loop_seconds": loops,
         "step_seconds": steps,
         "used_images_per_second": used,
         "host_share": float(np.median([a / b - 1 for a, b in zip(loops, steps, strict=True)])),
     }
     print(f"{describe()}, load average {load:.2f}, medians of {own.rounds} rounds of {own.steps} steps")
-    for size, speed in speeds.items():
-        print(
-            f"the pipeline alone, batches of {size:<5} {speed:10.0f} images/s, {speed / used:.0f} × the step"
-        )
+    for what, speed in speeds.items():
+        print(f"the pipeline alone, {what:<16} {speed:10.0f} images/s, {speed / used:.0f} × the step")
     print(f"the step alone                       {alone:10.4f} s, {used:.1f} images/s")
     print(f"the loop                             {loop:10.4f} s, {report['host_share']:+.1%}")
     if own.output:
