@@ -172,10 +172,10 @@ def plot_costs(report: dict[str, Any], file: Path) -> None:
             if name.startswith(f"{key}="):
                 points.append((int(name.partition("=")[2]), row["gflops"]))
         panel.plot(*zip(*sorted(points), strict=True), "o-")
-        panel.set(xscale="log", xlabel=key, ylim=(0, None))
+        panel.set(xscale="log", xlabel=key)
         panel.set_xticks([value for value, _ in points], [str(value) for value, _ in points])
         panel.minorticks_off()
-    axes[0].set_ylabel("GFLOP/s")
+    axes[0].set(ylabel="GFLOP/s", ylim=(0, None))
     figure.savefig(file, dpi=120, metadata={"Software": None})
 
 
