@@ -48,20 +48,20 @@ def rounded(x: jax.Array) -> jax.Array:
 @contextmanager
 def rounded_factors() -> Iterator[None]:
     """Rounds the factors of convolutions and dense layers, forwards and backwards through images."""
-    plain, promote = convolution._plain, layers.promote_dtype
+    on_cpu, promote = convolution._on_cpu, layers.promote_dtype
 
     def convolve(x, kernel):
-        return plain(rounded(x), rounded(kernel))
+        return convolution._plain(rounded(x), rounded(kernel))
 
     def promoted(x, kernel, bias, *, dtype):
         x, kernel, bias = promote(x, kernel, bias, dtype=dtype)
         return rounded(x), rounded(kernel), bias
 
-    convolution._plain, layers.promote_dtype = convolve, promoted
+    convolution._on_cpu, layers.promote_dtype = convolve, promoted
     try:
         yield
     finally:
-        convolution._plain, layers.promote_dtype = plain, promote
+        convolution._on_cpu, layers.promote_dtype = on_cpu, promote
 
 
 def first_step(model: Model, x: np.ndarray) -> tuple[jax.Array, jax.Array, jax.Array]:
