@@ -53,7 +53,8 @@ Exit code 0: done. 1: failed, restarting will not help. 42: stopped early, run t
 """
 
 _OF_ALL_APPLICATIONS = """\
-  --model=NAME|DIR|FILE              one that ships ({models}), a workdir, or a file of `export`
+  --model=NAME|DIR|FILE              a model that ships, a workdir, or a file of `export`:
+                                     {models} ship
   --output=DIR                       where results are written: the workdir, or else the current folder
   --config.KEY=VALUE                 override a value that training did not depend on
 """

@@ -38,7 +38,12 @@ def without_locks(request, monkeypatch, quick):
 
 
 def record(folder):
-    return json.loads((folder / OWNER).read_text())
+    """The record of the owner, who may be writing it anew."""
+    for _ in range(100):
+        if content := (folder / OWNER).read_text():
+            return json.loads(content)
+        time.sleep(0.01)
+    pytest.fail("the record stays empty")
 
 
 def owner(folder, **changes):

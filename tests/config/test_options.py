@@ -35,7 +35,7 @@ def test_defaults_and_values():
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
-        ("interpolate", "--model is missing; name a model that ships (digits"),
+        ("interpolate", "--model is missing; name a model that ships (cifar10, digits"),
         ("interpolate --model=", "--model is missing"),
         ("interpolate --workdir=run", "--workdir is not a flag of `interpolate`; write --model=run"),
         ("interpolate --workdir run", "write --model=run"),

@@ -102,7 +102,10 @@ def test_energies_are_those_of_the_api(model, digits, tmp_path, capsys):
         ),
         ("denoise --model=digits --images=no.png", "--images=no.png cannot be read"),
         ("energy --model=digits --levels=6", "--levels=6 is not possible: the levels are 0 to 5"),
-        ("interpolate --model=nobody", "--model=nobody is no model: it must be one that ships (digits"),
+        (
+            "interpolate --model=nobody",
+            "--model=nobody is no model: it must be one that ships (cifar10, digits",
+        ),
         ("interpolate --model=/", "--model=/ is no model: it has no config.json, which a run has"),
         ("interpolate --model=digits --level=2", "--level=2 is for given images; give --between=FILE,FILE"),
         ("interpolate --model=digits --noise=both", "--noise='both' is not possible"),

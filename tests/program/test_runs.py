@@ -273,6 +273,7 @@ def test_a_thousand_levels_in_bfloat16_with_attention(program, tmp_path):
     flags = small(
         training__steps=1,
         levels__count=1000,
+        levels__sigma_0=None,
         sampler__steps=1,
         network__dtype="bfloat16",
         network__attention="(4,)",

@@ -166,7 +166,10 @@ MISTAKES = {
         ("--model=digits", "--config=digits"),
         "is not possible with --model=digits; give one of them",
     ),
-    "no such model": (("--model=digit",), "--model=digit is no model: it must be one that ships (digits"),
+    "no such model": (
+        ("--model=digit",),
+        "--model=digit is no model: it must be one that ships (cifar10, digits",
+    ),
     "an empty name": (("--model=",), "--model is missing"),
     "neither": ((), "--model is missing; name a model that ships"),
     "no workdir": (("--config=digits.py",), "--model is missing; name a model that ships"),

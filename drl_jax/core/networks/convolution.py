@@ -43,7 +43,14 @@ def _on_cpu(x, kernel):
     if min(kernel.shape[2:]) < _MANY or jnp.finfo(x.dtype).bits < 32:
         return _plain(x, kernel)
     # The barrier lets XLA transform the kernel once, before the loop of a chain.
-    return winograd.convolve(x, lax.optimization_barrier(winograd.transform_kernel(kernel)))
+    transformed = lax.optimization_barrier(winograd.transform_kernel(_rounded(kernel)))
+    return winograd.convolve(_rounded(x), transformed)
+
+
+def _rounded(x):
+    # The same numbers. A sum that follows cannot be merged with the product that made x (FMA), which rounds
+    # once less. XLA would do so in some programs: samples would depend on the number of devices.
+    return jnp.maximum(x, jnp.finfo(x.dtype).min)
 
 
 def _forward(x, kernel):
