@@ -89,13 +89,17 @@ def peers(reports: dict[str, Any]) -> str:
     return table("run | program | seconds | quartiles | against ours | ready after, s | GiB", rows)
 
 
+def blocks(network: dict[str, Any]) -> str:
+    """The size of a network."""
+    return f"{network['width']} channels, {network['blocks_per_resolution']} per resolution"
+
+
 def cpu(reports: dict[str, Any]) -> str:
     """The step and sampling on a CPU, beside PyTorch's."""
     rows = []
     for name in ("cpu/peers_32", "cpu/peers_64"):
         report = reports[name]
-        network = report["network"]
-        size = f"{network['width']} channels, {network['blocks_per_resolution']} per resolution"
+        size = blocks(report["network"])
         for what, title in (("step", "training step"), ("sample", f"{report['batch']} samples")):
             own, eager = (report[what][program]["median"] for program in ("drl_jax", "eager"))
             rows.append((size, title, f"{own:.3f}", f"{eager:.3f}", f"{eager / own:.2f}"))
@@ -139,8 +143,7 @@ def speed(reports: dict[str, Any]) -> str:
         ("peers_2", "H200, bfloat16"),
     ):
         report = reports[name]
-        network = report["network"]
-        size = f"{network['width']} channels, {network['blocks_per_resolution']} per resolution"
+        size = blocks(report["network"])
         for what, title in (("step", f"step of {report['batch']}"), ("sample", f"{report['batch']} samples")):
             found = {form: row["median"] for form, row in report[what].items() if form != "graphs"}
             if own := found.pop("drl_jax", None):

@@ -28,9 +28,12 @@ import time
 from pathlib import Path
 
 from accelerator import machine
+from etils import epath
 
+from drl_jax.checkpoints.orbax import FOLDER, steps
 from drl_jax.config.overrides import parse
 from drl_jax.parallel.preemption import EXIT_CODE
+from drl_jax.report import metrics_log
 from drl_jax.report.curves import plot_curves
 
 PART = 15 * 2**20  # bytes
@@ -61,16 +64,16 @@ def main() -> None:
         seconds = time.perf_counter() - start
         if code != EXIT_CODE:
             sys.exit(f"the run ended with exit code {code}; {EXIT_CODE} was expected")
-        steps = newest(workdir)
+        step = newest(workdir)
         pack(workdir, own.output)
         rows.append(
             {
                 **machine(),
                 "config": flags,
-                "steps": steps,
-                "images": steps * batch_size,
+                "steps": step,
+                "images": step * batch_size,
                 "seconds": seconds,
-                "steps_of_this_call": steps - earlier_steps,
+                "steps_of_this_call": step - earlier_steps,
             }
         )
         (own.output / "run.json").write_text(json.dumps(rows, indent=1) + "\n")
@@ -101,20 +104,19 @@ def draw(workdir: Path, count: int, output: Path) -> None:
 
 def newest(workdir: Path) -> int:
     """The step of the newest checkpoint."""
-    return max(int(folder.name) for folder in (workdir / "checkpoints").iterdir() if folder.name.isdigit())
+    return steps(epath.Path(workdir / FOLDER))[-1]
 
 
 def pack(workdir: Path, output: Path) -> None:
     """Writes the newest checkpoint, the config and the metrics to the output."""
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
-        for name in ("config.json", "metrics.jsonl", f"checkpoints/{newest(workdir)}"):
+        for name in ("config.json", "metrics.jsonl", f"{FOLDER}/{newest(workdir)}"):
             tar.add(workdir / name, name)
     for index, start in enumerate(range(0, archive.tell(), PART)):
         (output / f"state.tar.{index}").write_bytes(archive.getvalue()[start : start + PART])
     shutil.copy(workdir / "metrics.jsonl", output)
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    (output / "curves.png").write_bytes(plot_curves(lines))
+    (output / "curves.png").write_bytes(plot_curves(metrics_log.read(epath.Path(workdir))))
 
 
 def unpack(earlier: Path, workdir: Path) -> list[dict]:

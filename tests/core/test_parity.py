@@ -23,6 +23,7 @@ from drl_jax.core import energy, spectral
 from drl_jax.core.levels import diffuse, extract, make_levels
 from drl_jax.core.mcmc import langevin
 from drl_jax.core.model import bind
+from drl_jax.core.networks import convolution
 from drl_jax.core.networks.layers import embed_level
 from drl_jax.core.objective import contrast
 from drl_jax.core.transition import mcmc_transition
@@ -359,10 +360,15 @@ def test_loss_and_gradient_of_every_weight(float64):
     assert_close(loss, expected["random/loss"], 1e-9)
 
 
-def test_loss_and_gradient_in_single_precision():
+@pytest.mark.parametrize("form", ["plain", "Winograd's"])
+def test_loss_and_gradient_in_single_precision(form, monkeypatch):
+    if form == "plain":
+        monkeypatch.setattr(convolution, "_on_cpu", convolution._plain)
     expected = golden("losses")
     warm = weights(authors.RELU, jnp.float32, under(expected, "u_warm/"))
     (loss, _), gradient = loss_and_gradient(jnp.float32)(*warm)
+    if form == "plain":
+        assert_close(loss, expected["warm/loss"], 2e-6)
     # The loss is a difference of energies that are 80 times larger. It is exact to one rounding of these.
     rounding = np.finfo(np.float32).eps * np.abs(expected["warm/f_neg"]).max()
     assert abs(loss - expected["warm/loss"]) <= rounding
