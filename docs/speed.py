@@ -5,8 +5,8 @@
 
 In docs/results/h200, tests/benchmarks/accelerator.py wrote `t6.json`, `small.json` and
 `small_options.json`, and peers.py wrote `peers.json` and `peers_2.json`. In docs/results/cpu, peers.py wrote
-`peers_32.json` and `peers_64.json`; costs.py, host.py and busy.py wrote the files of their names. Kernels and
-single convolutions are in the files, not in the tables.
+`peers_32.json` and `peers_64.json`; step.py wrote `step_32.json` and `step_64.json`; costs.py, host.py and
+busy.py wrote the files of their names. Kernels and single convolutions are in the files, not in the tables.
 """
 
 import json
@@ -20,6 +20,7 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+import numpy as np
 
 HERE = Path(__file__).parent
 PAGES = [HERE / "performance.md", HERE.parent / "README.md"]
@@ -106,6 +107,29 @@ def cpu(reports: dict[str, Any]) -> str:
     return table("blocks | what | drl_jax, s | PyTorch, eager, s | ratio", rows)
 
 
+def share(reports: dict[str, Any]) -> str:
+    """The step on a CPU beside its convolutions alone."""
+    rows = []
+    for name in ("32", "64"):
+        report, size = reports[f"cpu/step_{name}"], blocks(reports[f"cpu/peers_{name}"]["network"])
+        alone, step = report["convolutions_seconds"], report["step_seconds"]
+        rates = (f"{seconds:.3f} s, {report['gflop'] / seconds:.0f} GFLOP/s" for seconds in (alone, step))
+        rows.append((size, *rates, f"{alone / step:.0%}"))
+    return table("blocks | the convolutions alone | the whole step | share", rows)
+
+
+def profile(reports: dict[str, Any]) -> str:
+    """What the time of a step on a CPU goes into."""
+    names = "32", "64"
+    items = [reports[f"cpu/step_{name}"]["items_seconds"] for name in names]
+    rows = [
+        (item, *(f"{1e3 * each[item]:.1f} ms, {each[item] / sum(each.values()):.1%}" for each in items))
+        for item in items[0]
+    ]
+    sizes = " | ".join(blocks(reports[f"cpu/peers_{name}"]["network"]) for name in names)
+    return table(f"item | {sizes}", rows)
+
+
 def costs(reports: dict[str, Any]) -> str:
     """The step on a CPU, with one key at a time at another value."""
     report, rows = reports["cpu/costs"], []
@@ -125,10 +149,19 @@ def host(reports: dict[str, Any]) -> str:
         (f"input pipeline alone, {what}", f"{speed:,.0f} images/s")
         for what, speed in report["images_per_second"].items()
     ]
-    used = report["used_images_per_second"]
+    used, step = report["used_images_per_second"], np.median(report["step_seconds"])
+    low, high = report["host_share_quartiles"]
+    own = report["loop_thread_seconds"] - report["step_thread_seconds"]
     rows += [
         ("what the step consumes", f"{used:.1f} images/s"),
-        ("the training loop beside its compiled step", f"{report['host_share']:+.1%}"),
+        (
+            "the training loop beside its compiled step",
+            f"{report['host_share']:+.1%} (quartiles {low:+.1%} and {high:+.1%})",
+        ),
+        (
+            "CPU time of the loop's thread beside a thread that only calls the step",
+            f"{1e3 * own:+.1f} ms per step: {own / step:.1%} of one core",
+        ),
         ("a step while another program keeps one core busy", f"{busy['ratio']:.2f} times as long"),
     ]
     return table("what | measured", rows)
@@ -159,6 +192,8 @@ TABLES = {
     "forms": forms,
     "peers": peers,
     "cpu": cpu,
+    "share": share,
+    "profile": profile,
     "costs": costs,
     "host": host,
     "speed": speed,

@@ -32,9 +32,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from step import convolutions
+from flax import linen as nn
 
-from drl_jax.config.build import build
+from drl_jax.config.build import Components, build
 from drl_jax.config.overrides import parse
 from drl_jax.config.schema import Config
 from drl_jax.core.networks import convolution, layers
@@ -224,6 +224,23 @@ class Shape(NamedTuple):
     inputs: int
     outputs: int
     times: int
+
+
+def convolutions(parts: Components) -> list[tuple[int, int, int]]:
+    """(side, inputs, outputs) of the 3x3 convolutions of one call of the network."""
+    found: list[tuple[int, int, int]] = []
+
+    def record(next_method, args, kwargs, context):
+        out = next_method(*args, **kwargs)
+        if isinstance(context.module, layers.Convolution) and context.method_name == "__call__":
+            found.append((args[0].shape[1], args[0].shape[-1], out.shape[-1]))
+        return out
+
+    with nn.intercept_methods(record):
+        x = jax.ShapeDtypeStruct((1, *parts.shape), np.float32)
+        t = jax.ShapeDtypeStruct((1,), np.int32)
+        jax.eval_shape(parts.network.init, jax.random.key(0), x, t)
+    return found
 
 
 def compile_convolutions(config: Config, pool: ThreadPoolExecutor) -> dict[Shape, Future]:

@@ -41,6 +41,14 @@ def test_accelerator_measures_ceilings_and_forms(tmp_path):
     assert all(row["seconds"] > 0 for row in report["convolutions"])
 
 
+def test_the_profile_of_a_step_finds_all_items(tmp_path):
+    output = tmp_path / "step.json"
+    benchmark("step.py", *TOY, "--profile", f"--output={output}")
+    report = json.loads(output.read_text())
+    items = report["items_seconds"]
+    assert all(seconds > 0 for seconds in items.values()), items
+
+
 def test_costs_vary_one_key_at_a_time(tmp_path):
     output = tmp_path / "costs.json"
     benchmark("costs.py", *TOY, "--rounds=2", "--keys=sampler.steps", f"--output={output}")
