@@ -130,7 +130,11 @@ def step_seconds(
         return state
 
     seconds = median(call)
-    return compiling, seconds, profile(call, compiled.as_text(), placement.num_devices) if profiles else {}
+    return (
+        compiling,
+        seconds,
+        profile(call, compiled.as_text() or "", placement.num_devices) if profiles else {},
+    )
 
 
 def origins_of(program: str) -> dict[str, str]:
