@@ -13,8 +13,9 @@ from drl_jax.config.schema import Config
 from drl_jax.core.levels import DDPM_COUNT, Levels, make_levels
 from drl_jax.core.mcmc import langevin, mala
 from drl_jax.core.networks import PointEnergy, ResidualEnergy
-from drl_jax.core.networks.residual import check_side
+from drl_jax.core.networks.residual import check_side, leaky_relu, leaky_swish, smooth_abs
 from drl_jax.core.objective import Objective, denoising_score_matching, recovery_likelihood
+from drl_jax.core.pairs import coupled, independent
 from drl_jax.core.randomness import DrawNoise, standard_normal
 from drl_jax.core.transition import (
     MakeSampler,
@@ -48,6 +49,13 @@ def _mala(sampler: schema.Sampler, noise_scale: float) -> MakeSampler:
 
 # config.sampler.name -> (config.sampler, noise scale) -> what makes a sampler, also with `draw_noise`
 SAMPLERS = {"langevin": _langevin, "mala": _mala, "normal": _langevin}
+
+
+# config.network.activation -> attributes of ResidualEnergy
+ACTIVATIONS = {
+    "leaky_relu": {"activation": leaky_relu, "final_activation": nn.relu},
+    "smooth": {"activation": leaky_swish, "final_activation": smooth_abs},
+}
 
 
 class Components(NamedTuple):
@@ -249,6 +257,12 @@ def _levels(config: Config) -> Levels:
 
 def _objective(config: Config, levels: Levels) -> Objective:
     penalty = config.training.energy_penalty
+    objective, sampler = config.training.objective, config.sampler.name
+    if config.training.coupled and (objective, sampler) != ("recovery", "langevin"):
+        raise UserError(
+            f"config.training.coupled=True is not possible with config.sampler.name={sampler} and "
+            f"config.training.objective={objective}; it needs langevin and recovery"
+        )
     if config.training.objective == "score":
         if config.levels.count != DDPM_COUNT:
             raise UserError(
@@ -260,7 +274,8 @@ def _objective(config: Config, levels: Levels) -> Objective:
     if config.sampler.name == "normal":
         in_training = replace(in_training, steps=0)
     transition = _make_transition(replace(config, sampler=in_training), levels)(standard_normal)
-    return recovery_likelihood(levels, transition, energy_penalty=penalty)
+    draw_pair = coupled(config.sampler.steps) if config.training.coupled else independent
+    return recovery_likelihood(levels, transition, draw_pair=draw_pair, energy_penalty=penalty)
 
 
 def _make_transition(config: Config, levels: Levels) -> MakeTransition:
@@ -342,7 +357,10 @@ def _gradient_network(config: Config, network: nn.Module) -> nn.Module:
 
 
 def _settings(network: schema.Residual | schema.Points) -> dict[str, Any]:
-    return {key: value for key, value in vars(network).items() if key not in ("name", "precision")}
+    settings = {key: value for key, value in vars(network).items() if key not in ("name", "precision")}
+    if "activation" in settings:
+        settings |= ACTIVATIONS[settings["activation"]]
+    return settings
 
 
 def _shape(config: Config) -> tuple[int, ...]:

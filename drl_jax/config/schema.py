@@ -79,6 +79,8 @@ class Residual:
     blocks_per_resolution: Annotated[int, at_least(1)] = 8  # residual blocks
     attention: Annotated[tuple[int, ...], SIZES] = ()  # sides in pixels at which attention follows a block
     conv_shortcut: bool = True  # 3x3 shortcuts where the channels change, else 1x1 (authors' code)
+    activation: Literal["leaky_relu", "smooth"] = "leaky_relu"  # leaky_relu: ReLU before the sum (paper);
+    # smooth: a leaky swish, and √(h² + 0.01) before the sum (ours)
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters are float32
     precision: Annotated[Precision, FREE] = "default"  # of products of float32 numbers: a TPU rounds the
     # factors to bfloat16, unless this is highest (float32, 4 times the cycles); high is between
@@ -151,6 +153,7 @@ class Training:
     steps: Annotated[int, at_least(1), FREE] = 240_000  # (authors' code)
     objective: Literal["recovery", "score"] = "recovery"  # recovery likelihood (paper), or denoising score
     # matching, which draws no samples and is for 1000 levels (paper's ablation)
+    coupled: bool = False  # x_t has the noise of its chain: the gradient of the loss varies less (ours)
     init: str | None = None  # weights to begin with: a model that ships, as digits, or a file of `export`
     seed: Annotated[int, SEED] = 0  # of weights, levels, noise and the order of the data
     ema_decay: Annotated[float, DECAY] = 0.999  # of the averaged weights, which sample; no bias correction

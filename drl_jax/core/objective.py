@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from drl_jax.core import energy
-from drl_jax.core.levels import Levels, diffuse, draw_levels, extract
+from drl_jax.core.levels import Levels, draw_levels, extract
 from drl_jax.core.mcmc.base import norm, value_and_gradient
+from drl_jax.core.pairs import DrawPair, independent
 from drl_jax.core.randomness import fold_in, standard_normal
 from drl_jax.core.transition import Transition
 from drl_jax.core.types import Batch, Keys, Level, Network, PerExample
@@ -42,12 +43,19 @@ the same values and no gradient in the parameters; chains use it. Row i draws fr
 is a mean over rows."""
 
 
-def recovery_likelihood(levels: Levels, transition: Transition, *, energy_penalty: float = 0.0) -> Objective:
+def recovery_likelihood(
+    levels: Levels,
+    transition: Transition,
+    *,
+    draw_pair: DrawPair = independent,
+    energy_penalty: float = 0.0,
+) -> Objective:
     """Makes the objective of algorithm 1.
 
     Args:
       levels: the noise levels.
       transition: how x_t⁻ is drawn from x_{t+1}.
+      draw_pair: how x_t and x_{t+1} are drawn.
       energy_penalty: c of c · mean(f⁺² + f⁻²) / 2, added to the loss; 0 in the paper.
 
     Returns:
@@ -59,9 +67,10 @@ def recovery_likelihood(levels: Levels, transition: Transition, *, energy_penalt
     def objective(keys: Keys, x: Batch, f: Network, f_fixed: Network) -> tuple[jax.Array, Terms]:
         # A level for each example, and its pair (x_t, x_{t+1}).
         t = draw_levels(fold_in(keys, 0), levels.num_levels)
-        x_t, x_next = diffuse(fold_in(keys, 1), x, t, levels)
+        chain = fold_in(keys, 2)
+        x_t, x_next = draw_pair(fold_in(keys, 1), chain, x, t, levels)
         # The negative: a chain from x_{t+1}.
-        x_negative, info = transition(fold_in(keys, 2), f_fixed, levels, t, x_next)
+        x_negative, info = transition(chain, f_fixed, levels, t, x_next)
         # The gradient ∂/∂θ [f(y⁻) − f(y⁺)], with y = scale x.
         loss, positive, negative = contrast(f, levels, t, x_t, x_negative)
         penalty = energy_penalty * jnp.mean(positive**2 + negative**2) / 2

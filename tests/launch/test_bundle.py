@@ -66,7 +66,9 @@ def test_what_a_bundle_holds(tmp_path, made):
             "wheels/package-1-py3-none-any.whl",
         ]
     with tarfile.open(folder / "source.tar.gz") as archive:
-        assert {"./launch/local", "./drl_jax/main.py"} <= set(archive.getnames())
+        names = archive.getnames()
+        assert {"./launch/local", "./drl_jax/main.py"} <= set(names)
+        assert not [name for name in names if name.endswith(".safetensors")]
     # The hashes of the lock file are checked; JAX, and what is not used, are not in the list.
     listed = (tmp_path / "listed").read_text()
     assert "orbax-checkpoint==" in listed

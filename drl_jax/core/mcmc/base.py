@@ -62,9 +62,21 @@ def run(keys: Keys, sampler: Sampler, position: Batch, num_steps: int) -> tuple[
         return sampler.step(keys, state)
 
     # All keys at once: in the loop each would cost as much as a small layer.
-    keys_of_steps = jax.vmap(fold_in, (None, 0))(keys, jnp.arange(num_steps))
-    state, info = jax.lax.scan(step, sampler.init(position), keys_of_steps)
+    state, info = jax.lax.scan(step, sampler.init(position), keys_of_steps(keys, num_steps))
     return state.position, info
+
+
+def keys_of_steps(keys: Keys, num_steps: int) -> jax.Array:
+    """Makes the keys from which the steps of a chain draw.
+
+    Args:
+      keys: one per example.
+      num_steps: K.
+
+    Returns:
+      Keys [K, batch].
+    """
+    return jax.vmap(fold_in, (None, 0))(keys, jnp.arange(num_steps))
 
 
 def value_and_gradient(log_density: LogDensity, y: Batch) -> tuple[PerExample, Batch]:

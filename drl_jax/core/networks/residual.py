@@ -48,6 +48,37 @@ def _leaky_relu_backward(is_above: jax.Array, g: jax.Array) -> tuple[jax.Array]:
 leaky_relu.defvjp(_leaky_relu_forward, _leaky_relu_backward)
 
 
+def leaky_swish(x: jax.Array) -> jax.Array:
+    """Computes x / 5 + 4/5 x sigmoid(10 x), a smooth form of `leaky_relu`.
+
+    With it the gradient of the energy is continuous. The factor 10 suits spectrally normalised layers, whose
+    activations are near 0.1; swish itself is almost linear there.
+
+    Args:
+      x: of any shape.
+
+    Returns:
+      An array of the same shape.
+
+    Source: ours; swish, Ramachandran et al. (2017).
+    """
+    return SLOPE * x + (1 - SLOPE) * x * nn.sigmoid(10 * x)
+
+
+def smooth_abs(x: jax.Array) -> jax.Array:
+    """Computes √(x² + 0.01), a smooth form of |x|.
+
+    Args:
+      x: of any shape.
+
+    Returns:
+      An array of the same shape.
+
+    Source: ours; Charbonnier et al. (1994).
+    """
+    return jnp.sqrt(x**2 + 0.01)
+
+
 class ResidualEnergy(nn.Module):
     """f(y, t), the negative energy, for square images y [batch, side, side, channels].
 
