@@ -257,25 +257,32 @@ def _levels(config: Config) -> Levels:
 
 def _objective(config: Config, levels: Levels) -> Objective:
     penalty = config.training.energy_penalty
-    objective, sampler = config.training.objective, config.sampler.name
-    if config.training.coupled and (objective, sampler) != ("recovery", "langevin"):
-        raise UserError(
-            f"config.training.coupled=True is not possible with config.sampler.name={sampler} and "
-            f"config.training.objective={objective}; it needs langevin and recovery"
-        )
     if config.training.objective == "score":
         if config.levels.count != DDPM_COUNT:
             raise UserError(
                 f"config.training.objective=score is not possible with config.levels.count="
                 f"{config.levels.count}; it needs {DDPM_COUNT}"
             )
+        _check_uncoupled(config)
         return denoising_score_matching(levels, energy_penalty=penalty)
     in_training = replace(config.sampler, noise_scale=1.0)
     if config.sampler.name == "normal":
         in_training = replace(in_training, steps=0)
     transition = _make_transition(replace(config, sampler=in_training), levels)(standard_normal)
+    if config.sampler.name != "langevin":
+        _check_uncoupled(config)
     draw_pair = coupled(config.sampler.steps) if config.training.coupled else independent
     return recovery_likelihood(levels, transition, draw_pair=draw_pair, energy_penalty=penalty)
+
+
+def _check_uncoupled(config: Config) -> None:
+    if config.training.coupled:
+        raise UserError(
+            "config.training.coupled=True is not possible with "
+            f"config.sampler.name={config.sampler.name} and "
+            f"config.training.objective={config.training.objective}: it needs langevin and recovery, or must be "
+            "False"
+        )
 
 
 def _make_transition(config: Config, levels: Levels) -> MakeTransition:

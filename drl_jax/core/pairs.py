@@ -94,7 +94,8 @@ def noise_weights(levels: Levels, num_steps: int) -> tuple[np.ndarray, np.ndarra
     Source: ours.
     """
     of_prior = levels.is_recovery / levels.sigma[1:] ** 2
-    precision = 1 / (levels.scale * levels.sigma_cum[:-1]) ** 2 + of_prior
+    with np.errstate(divide="ignore"):  # x_0 of 1000 levels has no noise
+        precision = 1 / (levels.scale * levels.sigma_cum[:-1]) ** 2 + of_prior
     # A chain with steps too large for this image would oscillate; then its last noise counts.
     rate = np.maximum(1 - levels.step_squared * precision / 2, 0)
     kept = of_prior / precision

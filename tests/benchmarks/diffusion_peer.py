@@ -14,6 +14,7 @@ Scores are those of the config, against the same half of the data.
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -32,6 +33,7 @@ from flax import linen as nn
 
 from drl_jax.config.build import open_data
 from drl_jax.config.overrides import parse
+from drl_jax.config.schema import Residual
 from drl_jax.config.scoring import make_extractors, metric_names, read_reference, score_examples
 from drl_jax.data.stream import batches
 from drl_jax.parallel.mesh import Placement, describe, place
@@ -95,7 +97,7 @@ def denoise(network: UNet, params: Any, x: jax.Array, sigma: jax.Array) -> jax.A
     """D(x, σ), with the preconditioning of EDM."""
     s = sigma[:, None, None, None]
     total = s**2 + SIGMA_DATA**2
-    f = network.apply({"params": params}, x / jnp.sqrt(total), jnp.log(sigma) / 4)
+    f: Any = network.apply({"params": params}, x / jnp.sqrt(total), jnp.log(sigma) / 4)
     return SIGMA_DATA**2 / total * x + s * SIGMA_DATA / jnp.sqrt(total) * f
 
 
@@ -138,12 +140,11 @@ def train(network: UNet, stream: Any, placement: Placement, shape: Any, seconds:
             params = optax.apply_updates(params, updates)
             return params, optax.incremental_update(params, averages, 1 - EMA_DECAY), of_optimizer
 
-        turns = steps or TIMED + 1
-        for i in range(turns):
+        state = step(state, placement.shard_local(next(stream)), jax.random.fold_in(key, 0))
+        jax.block_until_ready(state)
+        began = time.perf_counter()
+        for i in range(1, steps or TIMED + 1):
             state = step(state, placement.shard_local(next(stream)), jax.random.fold_in(key, i))
-            if i == 0:
-                jax.block_until_ready(state)
-                began = time.perf_counter()
         jax.block_until_ready(state)
         spent = time.perf_counter() - began
         if steps:
@@ -167,7 +168,12 @@ def main() -> None:
     shape = (config.data.image_size, config.data.image_size, config.data.channels)
     extractors = make_extractors(config, metrics, shape, placement)
     reference = read_reference(config, source, metrics, extractors)
+    if not isinstance(config.network, Residual):
+        sys.exit(f"config.network.name={config.network.name}: a config of images is needed")
     network = UNet(own.width, config.network.multipliers)
+    size = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *shape)), jnp.zeros(1))
+    count = sum(leaf.size for leaf in jax.tree.leaves(size))
+    print(f"{describe()}, {count:,} parameters")
     runs = []
     for seed in own.seeds:
         stream = batches(
@@ -180,18 +186,15 @@ def main() -> None:
         )
         with closing(stream):
             params, steps, spent = train(network, stream, placement, shape, own.seconds, seed)
-        # Dropped here: the sampler runs operation by operation, each compiled once.
-        count = config.evaluation.num_samples
-        x = np.asarray(sample(network, jax.device_get(params), jax.random.key(seed), (count, *shape)))
+        of_samples = (config.evaluation.num_samples, *shape)
+        x = np.asarray(sample(network, jax.device_get(params), jax.random.key(seed), of_samples))
         run = {"seed": seed, "steps": steps, "seconds": spent}
         runs.append(run | {"scores": dict(score_examples(metrics, extractors, x, reference))})
         print(runs[-1], flush=True)
-    if own.png:
-        save_grid(x[:64], epath.Path(own.png))
-    size = sum(leaf.size for leaf in jax.tree.leaves(params))
-    print(f"{describe()}, {size:,} parameters")
+        if own.png:
+            save_grid(x[:64], epath.Path(own.png))  # of the last seed
     if own.output:
-        report = {"machine": machine(), "config": rest, "parameters": size, "runs": runs}
+        report = {"machine": machine(), "config": rest, "parameters": count, "runs": runs}
         own.output.write_text(json.dumps(report, indent=1) + "\n")
 
 

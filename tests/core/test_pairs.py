@@ -7,6 +7,7 @@ import pytest
 
 from drl_jax.core.levels import extract, make_levels
 from drl_jax.core.mcmc import langevin
+from drl_jax.core.model import bind
 from drl_jax.core.networks import ResidualEnergy
 from drl_jax.core.objective import recovery_likelihood
 from drl_jax.core.pairs import coupled, independent, noise_weights
@@ -18,10 +19,13 @@ LEVELS = make_levels(6, sigma_0=0.02, b_squared=2e-3)
 
 
 @pytest.mark.parametrize("num_steps", [1, 15, 40])
-@pytest.mark.parametrize("settings", [{}, {"sigma_0": 0.02, "b_squared": 2e-3}, {"b_squared": 0.1}])
-def test_the_noise_has_variance_one(num_steps, settings):
-    of_start, of_steps = noise_weights(make_levels(6, **settings), num_steps)
-    assert of_steps.shape == (6, num_steps)
+@pytest.mark.parametrize(
+    ("count", "settings"),
+    [(6, {}), (6, {"sigma_0": 0.02, "b_squared": 2e-3}), (6, {"b_squared": 0.1}), (1, {}), (1000, {})],
+)
+def test_the_noise_has_variance_one(num_steps, count, settings):
+    of_start, of_steps = noise_weights(make_levels(count, **settings), num_steps)
+    assert of_steps.shape == (count, num_steps)
     np.testing.assert_allclose(of_start**2 + np.sum(of_steps**2, axis=1), 1, rtol=1e-14)
     assert (of_start >= 0).all()
     assert (of_steps >= 0).all()
@@ -68,14 +72,14 @@ def test_each_of_the_pair_has_the_distribution_of_the_paper(t):
 def test_the_gradient_has_the_same_mean_and_varies_less():
     network, count, draws = ResidualEnergy(width=4, multipliers=(1,), blocks_per_resolution=1), 16, 400
     x = jax.random.uniform(jax.random.key(0), (count, 4, 4, 1), minval=-1)
-    params = network.init(jax.random.key(1), x, jnp.zeros(count, jnp.int32))
+    params = network.init(jax.random.key(1), x, jnp.zeros(count, jnp.int32))["params"]
     transition = mcmc_transition(langevin, num_steps=5)
 
     def gradients(draw_pair):
         objective = recovery_likelihood(LEVELS, transition, draw_pair=draw_pair)
 
         def loss(params, key):
-            f = lambda y, t: network.apply(params, y, t)
+            f = bind(network, params)
             return objective(example_keys(key, count), x, f, f)[0]
 
         each = jax.lax.map(

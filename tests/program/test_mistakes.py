@@ -83,7 +83,11 @@ MISTAKES = {
     ),
     "a noise scale for mala": (
         ["train", DIGITS, RUN, "--config.sampler.name=mala"],
-        ["config.sampler.noise_scale=0.99", "config.sampler.name=mala", "it must be 1"],
+        ["config.sampler.noise_scale=0.97", "config.sampler.name=mala", "it must be 1"],
+    ),
+    "the noise of a chain that is not Langevin's": (
+        ["train", DIGITS, RUN, "--config.sampler.name=mala", "--config.sampler.noise_scale=1.0"],
+        ["config.training.coupled=True", "config.sampler.name=mala", "it needs langevin"],
     ),
     "flipped points": (
         ["train", "--config=points.py", RUN, "--config.data.flip=True"],
