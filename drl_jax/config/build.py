@@ -277,11 +277,10 @@ def _objective(config: Config, levels: Levels) -> Objective:
 
 def _check_uncoupled(config: Config) -> None:
     if config.training.coupled:
+        name, objective = config.sampler.name, config.training.objective
         raise UserError(
-            "config.training.coupled=True is not possible with "
-            f"config.sampler.name={config.sampler.name} and "
-            f"config.training.objective={config.training.objective}: it needs langevin and recovery, or must be "
-            "False"
+            f"config.training.coupled=True is not possible with config.sampler.name={name} and "
+            f"config.training.objective={objective}; it needs langevin and recovery"
         )
 
 
