@@ -46,6 +46,7 @@ def changed(config, key, value):
 OTHER = {  # another value for keys whose default is None, or text
     "data.crop": (0, 0, 8, 8),
     "data.density": "ring",
+    "network.activation": "smooth",
     "network.dtype": "bfloat16",
     "network.precision": "highest",
     "levels.temperature": "one",
