@@ -241,7 +241,24 @@ def diffuse_to(keys: Keys, x: Batch, i: Level, levels: Levels) -> Batch:
 
     Source: paper, eq. 10.
     """
-    return extract(levels.a_cum, i, x) * x + extract(levels.sigma_cum, i, x) * standard_normal(keys, x)
+    return with_noise(x, standard_normal(keys, x), i, levels)
+
+
+def with_noise(x: Batch, noise: Batch, i: Level, levels: Levels) -> Batch:
+    """Computes x_i = ā_i x + σ̄_i ε from the data and its noise.
+
+    Args:
+      x: the data [batch, *shape].
+      noise: ε [batch, *shape].
+      i: which x_i, 0 … T, for each example [batch].
+      levels: the noise levels.
+
+    Returns:
+      x_i [batch, *shape].
+
+    Source: paper, eq. 10.
+    """
+    return extract(levels.a_cum, i, x) * x + extract(levels.sigma_cum, i, x) * noise
 
 
 def draw_levels(keys: Keys, num_levels: int) -> Level:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from drl_jax.core import energy
-from drl_jax.core.levels import Levels, draw_levels, extract
+from drl_jax.core.levels import Levels, draw_levels, extract, with_noise
 from drl_jax.core.mcmc.base import norm, value_and_gradient
 from drl_jax.core.pairs import DrawPair, independent
 from drl_jax.core.randomness import fold_in, standard_normal
@@ -108,7 +108,7 @@ def denoising_score_matching(levels: Levels, *, energy_penalty: float = 0.0) -> 
         t = draw_levels(fold_in(keys, 0), levels.num_levels)
         noise = standard_normal(fold_in(keys, 1), x)
         sigma_cum = extract(levels.sigma_cum, t + 1, x)
-        x_next = extract(levels.a_cum, t + 1, x) * x + sigma_cum * noise
+        x_next = with_noise(x, noise, t + 1, levels)
         log_density, score = value_and_gradient(energy.marginal(f, levels, t), x_next)
         loss = jnp.mean((sigma_cum * score + noise) ** 2, axis=range(1, x.ndim))
         positive = log_density * extract(levels.temperature, t, log_density)

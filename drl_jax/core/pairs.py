@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from drl_jax.core.levels import Levels, diffuse, extract
+from drl_jax.core.levels import Levels, diffuse, extract, with_noise
 from drl_jax.core.mcmc.base import keys_of_steps
 from drl_jax.core.randomness import standard_normal
 from drl_jax.core.types import Batch, Keys, Level
@@ -73,10 +73,7 @@ def coupled(num_steps: int) -> DrawPair:
         weights = jnp.stack([extract(of_step, t, x) for of_step in of_steps.T])
         first = extract(of_start, t, x) * start
         noise, _ = jax.lax.scan(add, first, (keys_of_steps(chain, num_steps), weights))
-        return (
-            extract(levels.a_cum, t, x) * x + extract(levels.sigma_cum, t, x) * noise,
-            extract(levels.a_cum, t + 1, x) * x + extract(levels.sigma_cum, t + 1, x) * start,
-        )
+        return with_noise(x, noise, t, levels), with_noise(x, start, t + 1, levels)
 
     return draw_pair
 

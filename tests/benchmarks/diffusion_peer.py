@@ -117,39 +117,45 @@ def sample(network: UNet, params: Any, key: jax.Array, shape: tuple[int, ...]) -
 
 def train(network: UNet, stream: Any, placement: Placement, shape: Any, seconds: float, seed: int) -> Any:
     """(averaged parameters, number of steps, seconds of training)."""
+    _, timed = train_steps(network, stream, placement, shape, TIMED, seed)
+    steps = max(round(seconds / timed * TIMED), 1)
+    params, spent = train_steps(network, stream, placement, shape, steps, seed)
+    return params, steps, spent
+
+
+def train_steps(
+    network: UNet, stream: Any, placement: Placement, shape: Any, steps: int, seed: int
+) -> tuple[Any, float]:
+    """(averaged parameters, seconds), after one step more that compiles and does not count."""
     key = jax.random.key(seed)
-    steps = None
-    while True:
-        optimizer = optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, steps or 10**6))
-        params = network.init(key, jnp.zeros((1, *shape)), jnp.zeros(1))["params"]
-        state = placement.replicate((params, params, optimizer.init(params)))
+    optimizer = optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, steps))
+    params = network.init(key, jnp.zeros((1, *shape)), jnp.zeros(1))["params"]
+    state = placement.replicate((params, params, optimizer.init(params)))
 
-        @partial(jax.jit, donate_argnums=0, out_shardings=placement.replicated)
-        def step(state, x, key, optimizer=optimizer):
-            params, averages, of_optimizer = state
-            for_sigma, for_noise = jax.random.split(key)
-            sigma = jnp.exp(P_MEAN + P_STD * jax.random.normal(for_sigma, (len(x),)))
-            noise = sigma[:, None, None, None] * jax.random.normal(for_noise, x.shape)
-            weight = (sigma**2 + SIGMA_DATA**2) / (sigma * SIGMA_DATA) ** 2
+    @partial(jax.jit, donate_argnums=0, out_shardings=placement.replicated)
+    def step(state, x, key):
+        params, averages, of_optimizer = state
+        for_sigma, for_noise = jax.random.split(key)
+        sigma = jnp.exp(P_MEAN + P_STD * jax.random.normal(for_sigma, (len(x),)))
+        noise = sigma[:, None, None, None] * jax.random.normal(for_noise, x.shape)
+        weight = (sigma**2 + SIGMA_DATA**2) / (sigma * SIGMA_DATA) ** 2
 
-            def loss(params):
-                error = denoise(network, params, x + noise, sigma) - x
-                return jnp.mean(weight[:, None, None, None] * error**2)
+        def loss(params):
+            error = denoise(network, params, x + noise, sigma) - x
+            return jnp.mean(weight[:, None, None, None] * error**2)
 
-            updates, of_optimizer = optimizer.update(jax.grad(loss)(params), of_optimizer)
-            params = optax.apply_updates(params, updates)
-            return params, optax.incremental_update(params, averages, 1 - EMA_DECAY), of_optimizer
+        updates, of_optimizer = optimizer.update(jax.grad(loss)(params), of_optimizer)
+        params = optax.apply_updates(params, updates)
+        return params, optax.incremental_update(params, averages, 1 - EMA_DECAY), of_optimizer
 
-        state = step(state, placement.shard_local(next(stream)), jax.random.fold_in(key, 0))
-        jax.block_until_ready(state)
-        began = time.perf_counter()
-        for i in range(1, steps or TIMED + 1):
-            state = step(state, placement.shard_local(next(stream)), jax.random.fold_in(key, i))
-        jax.block_until_ready(state)
-        spent = time.perf_counter() - began
-        if steps:
-            return state[1], steps, spent
-        steps = round(seconds / spent * TIMED)
+    began = 0.0
+    for i in range(steps + 1):
+        state = step(state, placement.shard_local(next(stream)), jax.random.fold_in(key, i))
+        if i == 0:
+            jax.block_until_ready(state)
+            began = time.perf_counter()
+    jax.block_until_ready(state)
+    return state[1], time.perf_counter() - began
 
 
 def main() -> None:

@@ -60,6 +60,15 @@ def test_costs_vary_one_key_at_a_time(tmp_path):
     assert gflop["sampler.steps=10"] - gflop["sampler.steps=5"] == pytest.approx(5 * of_one)
 
 
+def test_a_diffusion_model_trains_for_the_given_time(tmp_path):
+    output = tmp_path / "diffusion.json"
+    benchmark("diffusion_peer.py", "--config=digits", "--seconds=1", "--width=8", f"--output={output}")
+    (run,) = json.loads(output.read_text())["runs"]
+    assert run["steps"] >= 1
+    assert run["seconds"] > 0
+    assert np.isfinite(run["scores"]["frechet_pixels"])
+
+
 def test_sweep_continues_and_keeps_failures(tmp_path):
     output = tmp_path / "runs.jsonl"
     # Points in the plane, and one step: the scores do not matter.
