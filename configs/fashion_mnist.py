@@ -20,6 +20,7 @@ def get_config() -> ConfigDict:
     config.network.width = 16  # channels at 28x28
     config.network.multipliers = (1, 4, 8)  # of 16 channels, at 28, 14 and 7 pixels
     config.network.blocks_per_resolution = 1  # per resolution
+    config.network.activation = "smooth"  # with training.coupled, as for digits: docs/quality.md
     config.levels.sigma_0 = 0.03  # 4 of 255; with 0.01 the black background made level 0 diverge
     config.levels.b_squared = 1e-3  # its steps are 1.6 times the paper's
     config.sampler.steps = 30  # K, per level, as in the paper; 15 diverged (docs/divergence.md)
@@ -28,9 +29,10 @@ def get_config() -> ConfigDict:
     config.optimizer.decay_steps = 10_000  # learning rate 0 at the end
     config.optimizer.clip_norm = 20.0  # about half of the usual norm
     config.training.steps = 10_000
+    config.training.coupled = True
     config.training.ema_decay = 0.999
     config.checkpoint.every = 250  # steps
-    config.evaluation.every = 5000  # steps
+    config.evaluation.every = 2500  # steps
     config.evaluation.num_samples = 1000
     config.evaluation.samples_per_device = 50  # at once on a device
     config.evaluation.save_every = 500
