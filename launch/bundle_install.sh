@@ -29,7 +29,7 @@ fi
 mkdir -p "$target/source"
 "$python" -m tarfile --extract wheels.tar.xz "$target"
 "$python" -m tarfile --extract source.tar.gz "$target/source"
-# --no-deps: the list is complete, and pyarrow is left out.
+# --no-deps: the list is complete, and pyarrow and uvloop are left out.
 "$target/venv/bin/python" -m pip --disable-pip-version-check install --quiet --no-index --no-deps \
   --find-links="$target/wheels" --find-links="$jax" --requirement=requirements.txt
 rm -r "$target/wheels"
