@@ -265,7 +265,7 @@ def _objective(config: Config, levels: Levels) -> Objective:
             )
         _check_uncoupled(config)
         return denoising_score_matching(levels, energy_penalty=penalty)
-    in_training = replace(config.sampler, noise_scale=1.0)
+    in_training = replace(config.sampler, noise_scale=1.0, extra_steps=0)
     if config.sampler.name == "normal":
         in_training = replace(in_training, steps=0)
     transition = _make_transition(replace(config, sampler=in_training), levels)(standard_normal)
@@ -291,6 +291,7 @@ def _make_transition(config: Config, levels: Levels) -> MakeTransition:
             f"config.sampler.name={sampler.name!r} is not possible: it must be one of {', '.join(SAMPLERS)}"
         )
     make_sampler = SAMPLERS[sampler.name](sampler, sampler.noise_scale)
+    num_steps = sampler.steps + sampler.extra_steps
     if sampler.name == "normal":
         if not levels.is_recovery.all():
             raise UserError(
@@ -302,7 +303,7 @@ def _make_transition(config: Config, levels: Levels) -> MakeTransition:
             return normal_transition(
                 partial(make_sampler, draw_noise=draw_noise),
                 noise_scale=sampler.noise_scale,
-                num_steps=sampler.steps,
+                num_steps=num_steps,
                 draw_noise=draw_noise,
             )
 
@@ -313,7 +314,7 @@ def _make_transition(config: Config, levels: Levels) -> MakeTransition:
             "least 1"
         )
     return lambda draw_noise: mcmc_transition(
-        partial(make_sampler, draw_noise=draw_noise), num_steps=sampler.steps
+        partial(make_sampler, draw_noise=draw_noise), num_steps=num_steps
     )
 
 

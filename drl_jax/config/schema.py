@@ -121,6 +121,8 @@ class Sampler:
     # normal approximation, for 1000 levels (paper)
     steps: Annotated[int, at_least(0), FREE] = 30  # K, of the chain (paper); normal: after the draw, not in
     # training; 0 in the paper
+    extra_steps: Annotated[int, at_least(0), FREE] = 0  # when sampling; samples become more precise and less
+    # varied (ours, docs/quality.md)
     step_range: Annotated[float, at_least(1)] = 1.0  # mala: largest squared step divided by the smallest
     noise_scale: Annotated[float, at_least(0), FREE] = 0.99  # η when sampling (authors' code); 1 in training
 

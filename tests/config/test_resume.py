@@ -23,6 +23,7 @@ FREE = {
     "data.timeout",
     "sampler.noise_scale",
     "sampler.steps",
+    "sampler.extra_steps",
     "spectral.iterations",
     "training.steps",
     "training.log_every",
