@@ -30,7 +30,7 @@ PAGES = [
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 TABLE = runpy.run_path(str(ROOT / "docs/table.py"), run_name="table")
-SPEED = runpy.run_path(str(ROOT / "docs/speed.py"), run_name="speed")
+MEASUREMENTS = runpy.run_path(str(ROOT / "docs/measurements.py"), run_name="measurements")
 WRITTEN = runpy.run_path(str(ROOT / "docs/pages.py"), run_name="pages")
 
 
@@ -42,11 +42,11 @@ def test_the_readme_has_the_table_of_the_results():
     assert TABLE["write"](README, ROOT / "docs/results") == README
 
 
-def test_the_pages_have_the_tables_of_speed():
-    pages = [page.read_text() for page in SPEED["PAGES"]]
+def test_the_pages_have_the_tables_of_the_measurements():
+    pages = [page.read_text() for page in MEASUREMENTS["PAGES"]]
     for page in pages:
-        assert SPEED["write"](page, ROOT / "docs/results") == page
-    for name in SPEED["TABLES"]:
+        assert MEASUREMENTS["write"](page, ROOT / "docs/results") == page
+    for name in MEASUREMENTS["TABLES"]:
         assert sum(f"<!-- {name}: written by" in page for page in pages) == 1, name
 
 

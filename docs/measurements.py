@@ -1,15 +1,17 @@
-"""Writes the tables of speed in docs/performance.md and the README from the results in docs/results.
+"""Writes the tables of speed and of changes of a config from the measurements in docs/results.
 
-    python docs/speed.py           writes the tables and images/costs.png
-    python docs/speed.py --check   exit code 1 if the tables do not match the files
+    python docs/measurements.py           writes the tables and images/costs.png
+    python docs/measurements.py --check   exit code 1 if the tables do not match the files
 
 In docs/results/h200, tests/benchmarks/accelerator.py wrote `t6.json`, `small.json` and
 `small_options.json`, and peers.py wrote `peers.json` and `peers_2.json`. In docs/results/cpu, peers.py wrote
 `peers_32.json` and `peers_64.json`; step.py wrote `step_32.json` and `step_64.json`; costs.py, host.py and
 busy.py wrote the files of their names. Kernels and single convolutions are in the files, not in the tables.
+In docs/results/quality, sweep.py wrote the files.
 """
 
 import json
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,7 +25,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 HERE = Path(__file__).parent
-PAGES = [HERE / "performance.md", HERE.parent / "README.md"]
+PAGES = [HERE / "performance.md", HERE / "quality.md", HERE.parent / "README.md"]
 FORMS = {
     "base": "bfloat16",
     "tf32": "float32, products in TF32: the default on a GPU",
@@ -187,6 +189,36 @@ def speed(reports: dict[str, Any]) -> str:
     return table("machine | blocks | what | drl_jax, s | PyTorch, s | ratio", rows)
 
 
+# The config `digits` as it was when docs/results/quality/digits_steps.jsonl was measured.
+DIGITS = {"levels.count": "6", "sampler.steps": "15", "levels.b_squared": "2e-3", "training.steps": "8000"}
+SCORES = "frechet_pixels", "precision_pixels", "recall_pixels"
+
+
+def scores(run: dict[str, Any]) -> list[str]:
+    """The scores of a run of a sweep, or the step at which it diverged."""
+    if "failed" in run:
+        return [re.findall(r"diverged at step \d+", run["failed"])[0], "", ""]
+    return [f"{run['scores'][name]:.3f}" for name in SCORES]
+
+
+def steps(reports: dict[str, Any]) -> str:
+    """Digits with other chains."""
+    rows = []
+    for run in reports["quality/digits_steps"]:
+        changed = DIGITS | dict(override.split("=") for override in run["overrides"])
+        rows.append((*(changed[key] for key in DIGITS), str(run["seed"]), *scores(run)))
+    keys = " | ".join(f"`{key}`" for key in DIGITS)
+    return table(f"{keys} | seed | Fréchet distance | precision | recall", rows)
+
+
+def seeds(reports: dict[str, Any]) -> str:
+    """Digits with the config as it is."""
+    rows = [("0", *scores(reports["digits"]))]
+    rows += [(str(run["seed"]), *scores(run)) for run in reports["quality/digits_seeds"]]
+    rows.append(("data against data", *scores({"scores": reports["digits"]["data_vs_data"]})))
+    return table("seed | Fréchet distance | precision | recall", rows)
+
+
 TABLES = {
     "ceilings": ceilings,
     "forms": forms,
@@ -197,6 +229,8 @@ TABLES = {
     "costs": costs,
     "host": host,
     "speed": speed,
+    "steps": steps,
+    "seeds": seeds,
 }
 
 
@@ -221,8 +255,11 @@ def write(page: str, folder: Path) -> str:
     """Returns the page with new tables in it."""
     reports = {file.stem: json.loads(file.read_text()) for file in (folder / "h200").glob("*.json")}
     reports |= {f"cpu/{file.stem}": json.loads(file.read_text()) for file in (folder / "cpu").glob("*.json")}
+    for file in (folder / "quality").glob("*.jsonl"):
+        reports[f"quality/{file.stem}"] = [json.loads(line) for line in file.read_text().splitlines()]
+    reports["digits"] = json.loads((folder / "digits.json").read_text())
     for name, make in TABLES.items():
-        begin, end = f"<!-- {name}: written by docs/speed.py -->\n", f"<!-- end of {name} -->"
+        begin, end = f"<!-- {name}: written by docs/measurements.py -->\n", f"<!-- end of {name} -->"
         if begin in page:
             before, rest = page.split(begin)
             page = before + begin + make(reports) + end + rest.split(end, 1)[1]
@@ -233,7 +270,7 @@ def main() -> None:
     pages = {page: write(page.read_text(), HERE / "results") for page in PAGES}
     if "--check" in sys.argv[1:]:
         wrong = [page.name for page, text in pages.items() if page.read_text() != text]
-        sys.exit(f"{', '.join(wrong)}: does not match docs/results: run docs/speed.py" if wrong else 0)
+        sys.exit(f"{', '.join(wrong)}: does not match docs/results: run docs/measurements.py" if wrong else 0)
     for page, text in pages.items():
         page.write_text(text)
     plot_costs(json.loads((HERE / "results/cpu/costs.json").read_text()), HERE / "images/costs.png")
