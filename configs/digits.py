@@ -29,12 +29,12 @@ T6 = {
     # Twice the paper's, because the background of the digits is the same in all images: docs/divergence.md.
     "levels.sigma_0": 0.02,
     # Ten times the paper's, and levels 1 to 5 have ten to thirteen times its s², because they
-    # make about a quarter of its steps. More at level 0 would diverge: docs/divergence.md. At the same cost,
-    # 8 steps and twice the training are better than 15 steps: docs/quality.md.
+    # make about a quarter of its steps. More at level 0 can diverge: docs/divergence.md. In the same time,
+    # more training with 8 steps is better than less with 15: docs/quality.md.
     "levels.b_squared": 2e-3,
     "levels.step_growth": 1.25,
     "sampler.steps": 8,  # K, per level
-    # A good trade of precision against recall.
+    # More precision for less recall: docs/quality.md, "Longer or colder chains when sampling".
     "sampler.extra_steps": 1,
     "sampler.noise_scale": 0.97,
     # These two brought the Fréchet distance from 0.47 to 0.30 in 4,000 steps: docs/quality.md.

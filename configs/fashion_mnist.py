@@ -21,9 +21,9 @@ def get_config() -> ConfigDict:
     config.network.multipliers = (1, 4, 8)  # of 16 channels, at 28, 14 and 7 pixels
     config.network.blocks_per_resolution = 1  # per resolution
     config.network.activation = "smooth"  # with training.coupled, as for digits: docs/quality.md
-    config.levels.sigma_0 = 0.03  # 4 of 255; with 0.01 the black background made level 0 diverge
-    # Twenty times the paper's: with this σ_0, levels 1 to 5 have 6.7 times its s², because they make a third
-    # of its steps. So the same time is enough for twice as many training steps.
+    config.levels.sigma_0 = 0.03  # 4 of 255; with 0.01 level 0 diverged: docs/divergence.md
+    # With this b² and σ_0, levels 1 to 5 have 6.7 times the paper's s². They make a third of its steps, so a
+    # training step takes less than half of the time: docs/quality.md.
     config.levels.b_squared = 4e-3
     config.sampler.steps = 10  # K, per level
     config.optimizer.learning_rate = 2e-3  # twenty times the paper's, because the network is small

@@ -189,7 +189,7 @@ def speed(reports: dict[str, Any]) -> str:
     return table("machine | blocks | what | drl_jax, s | PyTorch, s | ratio", rows)
 
 
-# The config `digits` as it was when docs/results/quality/digits_steps.jsonl was measured.
+# The values of the config `digits` when docs/results/quality/digits_steps.jsonl was measured.
 DIGITS = {"levels.count": "6", "sampler.steps": "15", "levels.b_squared": "2e-3", "training.steps": "8000"}
 SCORES = "frechet_pixels", "precision_pixels", "recall_pixels"
 
