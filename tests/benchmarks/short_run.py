@@ -104,7 +104,10 @@ def draw(workdir: Path, count: int, output: Path) -> None:
 
 def newest(workdir: Path) -> int:
     """The step of the newest checkpoint."""
-    return steps(epath.Path(workdir / FOLDER))[-1]
+    found = steps(epath.Path(workdir / FOLDER))
+    if not found:
+        sys.exit("the run made no step; give it more --minutes")
+    return found[-1]
 
 
 def pack(workdir: Path, output: Path) -> None:

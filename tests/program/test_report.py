@@ -155,7 +155,7 @@ def test_numbers_are_those_of_the_files(content):
     assert ("1", "15", "10", "loss of 1e9 <at level 3>") in rows
     assert ("<noise>", "0.123 (0.750)", "0.500 (0.500)") in rows
     levels = next(table for table in tables if table[0][0] == "level")
-    expected = ["t = 1", "0.94612", "0.32382", "0.5165", "0.0086384", "0.0086384", "-1.5", "–", "31.25"]
+    expected = ["t = 1", "0.94612", "0.32382", "0.5165", "0.017328", "0.017328", "-1.5", "–", "31.25"]
     assert levels[2] == expected
     assert [row[6] for row in levels[1:]] == ["–", "-1.5", "–", "–", "–", "–"]
     starts = next(table for table in tables if table[0][0] == "started")

@@ -274,6 +274,7 @@ def test_a_thousand_levels_in_bfloat16_with_attention(program, tmp_path):
         training__steps=1,
         levels__count=1000,
         levels__sigma_0=None,
+        levels__step_growth=None,
         sampler__steps=1,
         network__dtype="bfloat16",
         network__attention="(4,)",
