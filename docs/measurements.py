@@ -194,11 +194,9 @@ DIGITS = {"levels.count": "6", "sampler.steps": "15", "levels.b_squared": "2e-3"
 SCORES = "frechet_pixels", "precision_pixels", "recall_pixels"
 
 
-def scores(run: dict[str, Any]) -> list[str]:
-    """The scores of a run of a sweep, or the step at which it diverged."""
-    if "failed" in run:
-        return [re.findall(r"diverged at step \d+", run["failed"])[0], "", ""]
-    return [f"{run['scores'][name]:.3f}" for name in SCORES]
+def score_cells(scores: dict[str, float]) -> list[str]:
+    """The scores of a model of images."""
+    return [f"{scores[name]:.3f}" for name in SCORES]
 
 
 def steps(reports: dict[str, Any]) -> str:
@@ -206,16 +204,21 @@ def steps(reports: dict[str, Any]) -> str:
     rows = []
     for run in reports["quality/digits_steps"]:
         changed = DIGITS | dict(override.split("=") for override in run["overrides"])
-        rows.append((*(changed[key] for key in DIGITS), str(run["seed"]), *scores(run)))
+        if "scores" in run:
+            outcome = score_cells(run["scores"])
+        else:
+            outcome = [*re.findall(r"diverged at step \d+", run["failed"]), "", ""]
+        rows.append((*(changed[key] for key in DIGITS), str(run["seed"]), *outcome))
     keys = " | ".join(f"`{key}`" for key in DIGITS)
     return table(f"{keys} | seed | Fréchet distance | precision | recall", rows)
 
 
 def seeds(reports: dict[str, Any]) -> str:
     """Digits with the config as it is."""
-    rows = [("0", *scores(reports["digits"]))]
-    rows += [(str(run["seed"]), *scores(run)) for run in reports["quality/digits_seeds"]]
-    rows.append(("data against data", *scores({"scores": reports["digits"]["data_vs_data"]})))
+    first, others = reports["digits"], reports["quality/digits_seeds"]
+    rows = [("0", *score_cells(first["scores"]))]
+    rows += [(str(run["seed"]), *score_cells(run["scores"])) for run in others]
+    rows.append(("data against data", *score_cells(first["data_vs_data"])))
     return table("seed | Fréchet distance | precision | recall", rows)
 
 

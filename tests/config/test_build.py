@@ -11,9 +11,7 @@ from drl_jax.core.randomness import example_keys
 from drl_jax.core.synthesis import synthesize
 from tests.helpers import CONFIGS
 
-SMALL = (
-    f"--config={CONFIGS}/digits.py", "--config.network.width=8", "--config.sampler.noise_scale=0.9",
-)  # fmt: skip
+SMALL = (f"--config={CONFIGS}/digits.py", "--config.network.width=8", "--config.sampler.noise_scale=0.9")
 
 
 def parts(*flags):
@@ -32,9 +30,9 @@ def test_extra_steps_are_of_sampling_alone():
     def samples(made):
         return jax.jit(lambda keys: synthesize(keys, f, made.levels, made.transition, made.shape)[0])(keys)
 
-    def loss(made):
+    def negatives(made):
         x = jnp.zeros((4, *made.shape))
         return jax.jit(lambda keys: made.objective(keys, x, f, f)[1].negative)(keys)
 
     np.testing.assert_array_equal(samples(extra), samples(long))
-    np.testing.assert_array_equal(loss(extra), loss(short))
+    np.testing.assert_array_equal(negatives(extra), negatives(short))
