@@ -189,8 +189,6 @@ def speed(reports: dict[str, Any]) -> str:
     return table("machine | blocks | what | drl_jax, s | PyTorch, s | ratio", rows)
 
 
-# The values of the config `digits` when docs/results/quality/digits_steps.jsonl was measured.
-DIGITS = {"levels.count": "6", "sampler.steps": "15", "levels.b_squared": "2e-3", "training.steps": "8000"}
 SCORES = "frechet_pixels", "precision_pixels", "recall_pixels"
 
 
@@ -199,18 +197,23 @@ def score_cells(scores: dict[str, float]) -> list[str]:
     return [f"{scores[name]:.3f}" for name in SCORES]
 
 
-def steps(reports: dict[str, Any]) -> str:
-    """Digits with other chains."""
+def of_sweep(runs: list[dict[str, Any]], *keys: str) -> str:
+    """The values of keys and the scores of each run of a sweep."""
     rows = []
-    for run in reports["quality/digits_steps"]:
-        changed = DIGITS | dict(override.split("=") for override in run["overrides"])
+    for run in runs:
         if "scores" in run:
             outcome = score_cells(run["scores"])
         else:
             outcome = [*re.findall(r"diverged at step \d+", run["failed"]), "", ""]
-        rows.append((*(changed[key] for key in DIGITS), str(run["seed"]), *outcome))
-    keys = " | ".join(f"`{key}`" for key in DIGITS)
-    return table(f"{keys} | seed | Fréchet distance | precision | recall", rows)
+        rows.append((*(str(run["values"][key]) for key in keys), str(run["seed"]), *outcome))
+    names = " | ".join(f"`{key}`" for key in keys)
+    return table(f"{names} | seed | Fréchet distance | precision | recall", rows)
+
+
+def steps(reports: dict[str, Any]) -> str:
+    """Digits with other chains."""
+    keys = "levels.count", "sampler.steps", "levels.b_squared", "training.steps"
+    return of_sweep(reports["quality/digits_steps"], *keys)
 
 
 def seeds(reports: dict[str, Any]) -> str:

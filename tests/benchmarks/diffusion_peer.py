@@ -1,7 +1,7 @@
 """A plain denoising diffusion model on the data of a config, for the same time: its scores beside ours.
 
     python tests/benchmarks/diffusion_peer.py --config=digits --seconds=140 [--seeds=0,1,2] [--width=32]
-        [--output=FILE.json] [--png=FILE.png]
+        [--output=FILE.json] [--samples=FILE.npz]
 
 The model is "EDM" (Karras et al., 2022): its preconditioning, its distribution of noise levels and weights of
 the loss, and its Heun sampler with 18 steps, which are 35 network calls. The network is a small U-net with
@@ -9,7 +9,8 @@ GroupNorm and SiLU: one block per resolution down, one in the middle, one up. Ad
 cosine decay to 0, batches of the config's size, averaged weights with decay 0.999.
 
 There are as many steps as the given seconds allow, without compilation; the first ones are timed for that.
-Scores are those of the config, against the same half of the data.
+Scores are those of the config, against the same half of the data. The samples of the last seed are written to
+`--samples`, and 64 of them to a PNG beside it.
 """
 
 import argparse
@@ -38,6 +39,7 @@ from drl_jax.config.scoring import make_extractors, metric_names, read_reference
 from drl_jax.data.stream import batches
 from drl_jax.parallel.mesh import Placement, describe, place
 from drl_jax.parallel.startup import start_devices
+from drl_jax.pixels import to_uint8
 from drl_jax.report.images import save_grid
 
 SIGMA_DATA = 0.5
@@ -165,7 +167,7 @@ def main() -> None:
     parser.add_argument("--seeds", default=(0,), type=lambda text: tuple(map(int, text.split(","))))
     parser.add_argument("--width", type=int, default=32)
     parser.add_argument("--output", type=Path)
-    parser.add_argument("--png", type=Path)
+    parser.add_argument("--samples", type=Path)
     own, rest = parser.parse_known_args()
     config = parse(rest).config
     start_devices(config.data.batch_size)
@@ -193,12 +195,13 @@ def main() -> None:
         with closing(stream):
             params, steps, spent = train(network, stream, placement, shape, own.seconds, seed)
         of_samples = (config.evaluation.num_samples, *shape)
-        x = np.asarray(sample(network, jax.device_get(params), jax.random.key(seed), of_samples))
+        x = to_uint8(np.asarray(sample(network, jax.device_get(params), jax.random.key(seed), of_samples)))
         run = {"seed": seed, "steps": steps, "seconds": spent}
         runs.append(run | {"scores": dict(score_examples(metrics, extractors, x, reference))})
         print(runs[-1], flush=True)
-        if own.png:
-            save_grid(x[:64], epath.Path(own.png))  # of the last seed
+        if own.samples:
+            np.savez(own.samples, x)
+            save_grid(x[:64], epath.Path(own.samples).with_suffix(".png"))
     if own.output:
         report = {"machine": machine(), "config": rest, "parameters": count, "runs": runs}
         own.output.write_text(json.dumps(report, indent=1) + "\n")

@@ -8,7 +8,7 @@ Each row is trained once per seed, by the program itself, and scored as the conf
 or is refused is a row too, with the program's words.
 
 The output has one line of JSON per run. Runs that are in it already are not trained again, so the sweep can
-be stopped and continued, and rows can be added. The commit of each run is in its line.
+be stopped and continued, and rows can be added. The line of a run has its commit and the values of all keys.
 
 Flags:
   --config=NAME    the config
@@ -40,6 +40,17 @@ def words(overrides: str) -> list[str]:
     return sorted(shlex.split(overrides))
 
 
+def values(file: Path) -> dict[str, Any]:
+    """The keys of the config that a run wrote, such as levels.count, and their values."""
+    sections = json.loads(file.read_text())
+    return {
+        f"{section}.{key}": value
+        for section, keys in sections.items()
+        if isinstance(keys, dict)
+        for key, value in keys.items()
+    }
+
+
 def train(config: str, overrides: Sequence[str], seed: int, workdir: Path) -> dict[str, Any]:
     """Trains once; the line of the run."""
     flags = [f"--config.{each}" for each in (*overrides, f"training.seed={seed}")]
@@ -59,6 +70,8 @@ def train(config: str, overrides: Sequence[str], seed: int, workdir: Path) -> di
         "machine": f"{processor()}, {num_cores()} cores",
         **provenance.versions(),
     }
+    if (workdir / "config.json").exists():
+        line["values"] = values(workdir / "config.json")
     file = workdir / "scores.json"
     if ended.returncode == 0 and file.exists():
         return line | {"scores": json.loads(file.read_text())["scores"]}

@@ -61,12 +61,16 @@ def test_costs_vary_one_key_at_a_time(tmp_path):
 
 
 def test_a_diffusion_model_trains_for_the_given_time(tmp_path):
-    output = tmp_path / "diffusion.json"
-    benchmark("diffusion_peer.py", "--config=digits", "--seconds=1", "--width=8", f"--output={output}")
+    output, samples = tmp_path / "diffusion.json", tmp_path / "samples.npz"
+    files = (f"--output={output}", f"--samples={samples}")
+    benchmark("diffusion_peer.py", "--config=digits", "--seconds=1", "--width=8", *files)
     (run,) = json.loads(output.read_text())["runs"]
     assert run["steps"] >= 1
     assert run["seconds"] > 0
     assert np.isfinite(run["scores"]["frechet_pixels"])
+    x = np.load(samples)["arr_0"]
+    assert x.dtype == np.uint8
+    assert x.shape == (898, 8, 8, 1)
 
 
 def test_sweep_continues_and_keeps_failures(tmp_path):
@@ -77,6 +81,9 @@ def test_sweep_continues_and_keeps_failures(tmp_path):
     text = benchmark("sweep.py", *arguments)
     first, second = map(json.loads, output.read_text().splitlines())
     assert first["scores"]["total_variation/level_0"] > 0
+    assert first["values"]["levels.count"] == 1
+    assert first["values"]["training.steps"] == 2
+    assert "values" not in second
     assert "config.levels.count=0" in second["failed"]
     assert "| `levels.count=0` | –" in text
     before = output.read_text()
