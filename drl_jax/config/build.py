@@ -249,8 +249,14 @@ def open_held_out(config: Config, prepare_command: str, split: str | None = None
 
 
 def _levels(config: Config) -> Levels:
+    proportions, count = config.training.level_proportions, config.levels.count
+    if proportions is not None and len(proportions) != count:
+        raise UserError(
+            f"config.training.level_proportions={proportions} has {len(proportions)} numbers; "
+            f"config.levels.count={count} needs {count}"
+        )
     try:
-        return make_levels(**vars(config.levels))
+        return make_levels(**vars(config.levels), proportions=proportions)
     except ValueError as error:
         raise UserError(f"config.levels: {error}") from None
 

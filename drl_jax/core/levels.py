@@ -4,6 +4,7 @@ Level t, 0 <= t < T, recovers x_t from x_{t+1}. Where the paper and the authors'
 the code, because the published figures were computed with it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,6 +41,7 @@ class Levels:
       step_squared: per t; s_t², the squared step size of the Langevin chain.
       temperature: per t; F_t = f(·, t) / temperature_t is the log-density.
       weight: per t; the level's weight in the training loss, σ_1 / σ_{t+1}.
+      probability: per t; how likely an example is trained at the level.
     """
 
     a: np.ndarray
@@ -51,6 +53,7 @@ class Levels:
     step_squared: np.ndarray
     temperature: np.ndarray
     weight: np.ndarray
+    probability: np.ndarray
 
     @property
     def num_levels(self) -> int:
@@ -111,6 +114,7 @@ def make_levels(
     b_squared: float = 2e-4,
     step_growth: float | None = None,
     temperature: Temperature | None = None,
+    proportions: Sequence[float] | None = None,
 ) -> Levels:
     """Computes the numbers of T levels.
 
@@ -122,14 +126,16 @@ def make_levels(
       temperature: "step" (s_t²), "noise" (σ_cum[t+1]) or "one" (f is the log-density itself).
         Default: "step", and "noise" for T = 1000. With "noise", ∇f is of order one at every level,
         because the score of x_{t+1} is of order 1 / σ_cum[t+1].
+      proportions: how often each level is trained, beside the others. Default: all equally often.
 
     Returns:
       The levels. Only the last level of a respaced schedule has is_recovery = 0.
 
     Raises:
-      ValueError: no schedule has that count or σ_0, or T = 1000 was given another step_growth than 0.
+      ValueError: no schedule has that count or σ_0, T = 1000 was given another step_growth than 0, or
+        `proportions` are not T positive numbers.
 
-    Source: the defaults of T <= 501 are the authors'; those of T = 1000 are ours.
+    Source: the defaults of T <= 501 are the authors'; those of T = 1000 and other proportions are ours.
 
     Example:
       >>> from drl_jax.core.levels import make_levels
@@ -145,6 +151,9 @@ def make_levels(
         raise ValueError(f"step_growth={step_growth} is not possible with 1000 levels; it must be 0")
     if is_ddpm and sigma_0 is not None:
         raise ValueError(f"sigma_0={sigma_0} is not possible with 1000 levels, whose x_0 is the data")
+    share = np.ones(count) if proportions is None else np.asarray(proportions, float)
+    if share.shape != (count,) or not np.all(share > 0):
+        raise ValueError(f"proportions={proportions} is not possible; it must be {count} positive numbers")
 
     a, sigma = ddpm_schedule() if is_ddpm else respaced_schedule(count, sigma_0)
     a_cum = np.cumprod(a)
@@ -169,6 +178,7 @@ def make_levels(
             "one": np.ones(count),
         }[temperature],
         weight=sigma[1] / sigma[1:],
+        probability=share / share.sum(),
     )
 
 
@@ -261,19 +271,20 @@ def with_noise(x: Batch, noise: Batch, i: Level, levels: Levels) -> Batch:
     return extract(levels.a_cum, i, x) * x + extract(levels.sigma_cum, i, x) * noise
 
 
-def draw_levels(keys: Keys, num_levels: int) -> Level:
-    """Draws a level for each example, uniformly.
+def draw_levels(keys: Keys, levels: Levels) -> Level:
+    """Draws a level for each example, with the probabilities of the levels.
 
     Args:
       keys: one per example.
-      num_levels: T.
+      levels: the noise levels.
 
     Returns:
       Levels [batch] from 0 … T − 1.
 
-    Source: authors' code.
+    Source: authors' code, where all are equally likely.
     """
-    return jax.vmap(lambda key: jax.random.randint(key, (), 0, num_levels))(keys)
+    ends = np.cumsum(levels.probability)[:-1].astype(np.float32)
+    return jnp.searchsorted(ends, jax.vmap(jax.random.uniform)(keys), side="right", method="compare_all")
 
 
 def diffuse(keys: Keys, x: Batch, t: Level, levels: Levels) -> tuple[Batch, Batch]:

@@ -66,7 +66,7 @@ def recovery_likelihood(
 
     def objective(keys: Keys, x: Batch, f: Network, f_fixed: Network) -> tuple[jax.Array, Terms]:
         # A level for each example, and its pair (x_t, x_{t+1}).
-        t = draw_levels(fold_in(keys, 0), levels.num_levels)
+        t = draw_levels(fold_in(keys, 0), levels)
         chain = fold_in(keys, 2)
         x_t, x_next = draw_pair(fold_in(keys, 1), chain, x, t, levels)
         # The negative: a chain from x_{t+1}.
@@ -105,7 +105,7 @@ def denoising_score_matching(levels: Levels, *, energy_penalty: float = 0.0) -> 
     """
 
     def objective(keys: Keys, x: Batch, f: Network, f_fixed: Network) -> tuple[jax.Array, Terms]:
-        t = draw_levels(fold_in(keys, 0), levels.num_levels)
+        t = draw_levels(fold_in(keys, 0), levels)
         noise = standard_normal(fold_in(keys, 1), x)
         sigma_cum = extract(levels.sigma_cum, t + 1, x)
         x_next = with_noise(x, noise, t + 1, levels)

@@ -52,6 +52,7 @@ OTHER = {  # another value for keys whose default is None, or text
     "network.precision": "highest",
     "levels.temperature": "one",
     "training.objective": "score",
+    "training.level_proportions": (1, 2),
     "evaluation.inception_sha256": "0123456789",
 }
 

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from drl_jax.core import energy
-from drl_jax.core.levels import diffuse, extract, make_levels, respaced_schedule
+from drl_jax.core.levels import diffuse, draw_levels, extract, make_levels, respaced_schedule
 from drl_jax.core.randomness import fold_in, standard_normal
 
 
@@ -120,6 +121,24 @@ def test_steps():
     for growth in (0.5, 1.0, 2.0):
         grown = make_levels(6, b_squared=0.03, step_growth=growth).step_squared
         np.testing.assert_allclose(grown, levels.step_squared * ratio**growth, rtol=1e-13)
+
+
+@pytest.mark.parametrize("proportions", [None, (1, 3, 3, 3, 1, 1), (0.5, 1, 1, 1, 2, 0.5)])
+def test_levels_are_drawn_in_proportion(proportions):
+    levels, n = make_levels(6, proportions=proportions), 60_000
+    expected = np.full(6, 1 / 6) if proportions is None else np.array(proportions) / np.sum(proportions)
+    np.testing.assert_allclose(levels.probability, expected, rtol=1e-15)
+    t = draw_levels(jax.random.split(jax.random.key(0), n), levels)
+    assert t.dtype == jnp.int32
+    assert set(np.unique(t)) == set(range(6))
+    # The counts are multinomial: Pearson's statistic is below 20.5 in 99.9 % of draws (5 degrees of freedom).
+    assert stats.chisquare(np.bincount(t, minlength=6), n * expected).statistic < 20.5
+
+
+@pytest.mark.parametrize("proportions", [(1, 2), (1, 1, 1, 1, 1, 0), (1, 1, 1, 1, 1, np.nan)])
+def test_proportions_that_are_not_possible(proportions):
+    with pytest.raises(ValueError, match="it must be 6 positive numbers"):
+        make_levels(6, proportions=proportions)
 
 
 @pytest.mark.parametrize("count", [1, 2, 6, 20])

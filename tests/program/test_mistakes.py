@@ -57,6 +57,10 @@ MISTAKES = {
         ["train", DIGITS, RUN, "--config.levels.count=1000", "--config.levels.step_growth=1"],
         ["config.levels", "step_growth", "1000"],
     ),
+    "proportions of other levels": (
+        ["train", DIGITS, RUN, "--config.training.level_proportions=1,2"],
+        ["config.training.level_proportions=(1, 2) has 2 numbers", "config.levels.count=6 needs 6"],
+    ),
     "side that cannot be halved": (
         ["train", DIGITS, RUN, "--config.data.image_size=9"],
         ["config.data.image_size=9", "config.network.multipliers=(1, 2)", "divisible by 2"],

@@ -78,7 +78,7 @@ def test_parts_of_the_batch_do_not_change_the_run(on_one_device, num_devices, mi
 def first_step(state: TrainState):
     """(levels, x_t, x_next, x_negative, info) of the first step, from the functions of the core."""
     keys = example_keys(jax.random.fold_in(state.key, 0), 8)
-    t = draw_levels(fold_in(keys, 0), 6)
+    t = draw_levels(fold_in(keys, 0), LEVELS)
     x_t, x_next = diffuse(fold_in(keys, 1), jnp.asarray(BATCH), t, LEVELS)
     params, _ = spectral.normalize(state.params, state.spectral)
     x_negative, info = TRANSITION(fold_in(keys, 2), bind(NETWORK, params), LEVELS, t, x_next)
@@ -178,11 +178,11 @@ def test_spectral_vectors_are_converged_at_the_start():
 
 
 def test_the_energy_penalty_reduces_energies():
-    step, state = jax.jit(make_step(energy_penalty=0.03)), initial()
-    for _ in range(10):
+    step, state, num_steps = jax.jit(make_step(energy_penalty=0.03)), initial(), 60
+    for _ in range(num_steps):
         state, _ = step(state, jnp.asarray(BATCH))
     size = lambda state: float(jnp.sum(jnp.abs(state.sums.positive)))
-    assert size(state) < 0.8 * size(run(1, 10)[-1])
+    assert size(state) < 0.8 * size(run(1, num_steps)[-1])
 
 
 class Quadratic(nn.Module):
