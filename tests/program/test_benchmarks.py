@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
 from tests.helpers import POINTS
 
@@ -150,3 +151,21 @@ def test_a_step_beside_another_program(tmp_path):
     benchmark("busy.py", *TOY, "--rounds=1", f"--output={output}")
     report = json.loads(output.read_text())
     assert report["ratio"] == pytest.approx(np.median(report["busy"]) / np.median(report["quiet"]))
+
+
+def test_readability_knows_digits_from_noise_and_from_mixtures(tmp_path):
+    x, rng = load_digits().images * 255 / 16, np.random.default_rng(0)
+    noise, mixtures = rng.uniform(0, 255, x.shape), (x + x[rng.permutation(len(x))]) / 2
+    for name, images in (("digits", x), ("noise", noise)):
+        np.savez(tmp_path / f"{name}.npz", images.astype(np.uint8)[..., None])
+    drawn = np.stack([x, mixtures])[None].astype(np.uint8)[..., None]
+    np.savez(tmp_path / "diagnose.npz", levels=[2], steps=[8, 16], drawn=drawn)
+    text = benchmark("readability.py", *(f"{tmp_path}/{name}.npz" for name in ("digits", "noise", "diagnose")))
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines()[2:]]
+    part = {name: float(value) for name, _, value in rows}
+    assert [name for name, _, _ in rows][3:] == [f"from data at x_3, {steps} steps" for steps in (8, 16)]
+    # A classifier names more of digits of which it knows half, and none of noise.
+    assert part["the data"] > 0.8
+    assert part["digits.npz"] == part["from data at x_3, 8 steps"] > part["the data"]
+    assert part["noise.npz"] < 0.05
+    assert part["from data at x_3, 16 steps"] < part["the data"] - 0.2
