@@ -1,0 +1,63 @@
+"""How many images of digits a classifier names with confidence: samples beside data.
+
+    python tests/benchmarks/readability.py runs/digits/samples.npz runs/digits/diagnose.npz
+
+Precision says whether an image is near the data; this says whether it is one digit and not another. A support
+vector machine learns the digits of one half of the data, with probabilities that are calibrated by
+cross-validation. It names the other half, and all images of the files: "named" is the part of them of which
+one digit has a probability of more than 0.9. Then the halves change places, and the table has the mean.
+
+Files are those of `sample` (arr_0) and of `diagnose`, where each level and number of steps is a row.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.datasets import load_digits
+from sklearn.svm import SVC
+
+CONFIDENCE = 0.9
+
+
+def read(file: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """The names of the rows of a file, and their images [n, 64] in [0, 1]."""
+    with np.load(file) as arrays:
+        if "drawn" not in arrays:
+            yield file.name, arrays["arr_0"].reshape(-1, 64) / 255
+            return
+        for level, of_level in zip(arrays["levels"], arrays["drawn"], strict=True):
+            for steps, x in zip(arrays["steps"], of_level, strict=True):
+                yield f"from data at x_{level + 1}, {steps} steps", x.reshape(-1, 64) / 255
+
+
+def named(x: np.ndarray, labels: np.ndarray, others: list[np.ndarray]) -> list[float]:
+    """The part of each of `others` that a classifier of x names with confidence."""
+    machine = CalibratedClassifierCV(SVC(gamma=1.0, C=10.0), ensemble=False, cv=5).fit(x, labels)
+    return [float(np.mean(machine.predict_proba(other).max(axis=1) > CONFIDENCE)) for other in others]
+
+
+def main() -> None:
+    """Prints a table with a row for the data and for each array of images."""
+    parser = argparse.ArgumentParser(allow_abbrev=False, usage=__doc__)
+    parser.add_argument("files", nargs="+", type=Path)
+    rows = [row for file in parser.parse_args().files for row in read(file)]
+    digits = load_digits()
+    x, labels = digits.data / 16, digits.target
+    halves = np.array_split(np.random.default_rng(0).permutation(len(x)), 2)
+    found = [
+        named(x[known], labels[known], [x[new], *(images for _, images in rows)])
+        for known, new in (halves, halves[::-1])
+    ]
+    print("| images | number | named |\n|---|---|---|")
+    sizes = [len(x), *(len(images) for _, images in rows)]
+    for name, size, part in zip(
+        ["the data", *(name for name, _ in rows)], sizes, np.mean(found, axis=0), strict=True
+    ):
+        print(f"| {name} | {size} | {part:.3f} |")
+
+
+if __name__ == "__main__":
+    main()
