@@ -153,19 +153,18 @@ def test_a_step_beside_another_program(tmp_path):
     assert report["ratio"] == pytest.approx(np.median(report["busy"]) / np.median(report["quiet"]))
 
 
-def test_readability_knows_digits_from_noise_and_from_mixtures(tmp_path):
-    x, rng = load_digits().images * 255 / 16, np.random.default_rng(0)
-    noise, mixtures = rng.uniform(0, 255, x.shape), (x + x[rng.permutation(len(x))]) / 2
-    for name, images in (("digits", x), ("noise", noise)):
-        np.savez(tmp_path / f"{name}.npz", images.astype(np.uint8)[..., None])
+def test_readability_knows_digits_from_mixtures_of_two(tmp_path):
+    x = load_digits().images * 255 / 16
+    mixtures = (x + x[np.random.default_rng(0).permutation(len(x))]) / 2
+    digits, diagnosis = tmp_path / "digits.npz", tmp_path / "diagnose.npz"
+    np.savez(digits, x.astype(np.uint8)[..., None])
     drawn = np.stack([x, mixtures])[None].astype(np.uint8)[..., None]
-    np.savez(tmp_path / "diagnose.npz", levels=[2], steps=[8, 16], drawn=drawn)
-    text = benchmark("readability.py", *(f"{tmp_path}/{name}.npz" for name in ("digits", "noise", "diagnose")))
+    np.savez(diagnosis, levels=[2], steps=[8, 16], drawn=drawn)
+    text = benchmark("readability.py", str(digits), str(diagnosis))
     rows = [line.strip("| ").split(" | ") for line in text.splitlines()[2:]]
     part = {name: float(value) for name, _, value in rows}
-    assert [name for name, _, _ in rows][3:] == [f"from data at x_3, {steps} steps" for steps in (8, 16)]
-    # A classifier names more of digits of which it knows half, and none of noise.
-    assert part["the data"] > 0.8
-    assert part["digits.npz"] == part["from data at x_3, 8 steps"] > part["the data"]
-    assert part["noise.npz"] < 0.05
-    assert part["from data at x_3, 16 steps"] < part["the data"] - 0.2
+    of_digits, of_mixtures = (f"from data at x_3, {steps} steps" for steps in (8, 16))
+    assert list(part) == ["the data", "digits.npz", of_digits, of_mixtures]
+    # A classifier names more of digits of which it knows half than of new ones, and fewer mixtures.
+    assert part["digits.npz"] == part[of_digits] > part["the data"] > 0.8
+    assert part[of_mixtures] < part["the data"] - 0.2
