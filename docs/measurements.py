@@ -205,7 +205,7 @@ def of_sweep(runs: list[dict[str, Any]], *keys: str) -> str:
             outcome = score_cells(run["scores"])
         else:
             outcome = [*re.findall(r"diverged at step \d+", run["failed"]), "", ""]
-        rows.append((*(str(run["values"][key]) for key in keys), str(run["seed"]), *outcome))
+        rows.append((*(str(run["values"].get(key)) for key in keys), str(run["seed"]), *outcome))
     names = " | ".join(f"`{key}`" for key in keys)
     return table(f"{names} | seed | Fréchet distance | precision | recall", rows)
 
@@ -214,6 +214,23 @@ def steps(reports: dict[str, Any]) -> str:
     """Digits with other chains."""
     keys = "levels.count", "sampler.steps", "levels.b_squared", "training.steps"
     return of_sweep(reports["quality/digits_steps"], *keys)
+
+
+def changes(reports: dict[str, Any]) -> str:
+    """Digits without each change."""
+    keys = "network.activation", "training.coupled", "training.level_proportions"
+    return of_sweep(reports["quality/digits_changes"], *keys)
+
+
+def tried(reports: dict[str, Any]) -> str:
+    """Digits with what did not help."""
+    keys = "levels.count", "levels.step_growth", "sampler.steps", "training.steps"
+    return of_sweep(reports["quality/digits_tried"], *keys)
+
+
+def budget(reports: dict[str, Any]) -> str:
+    """Digits with more training."""
+    return of_sweep(reports["quality/digits_budget"], "training.steps", "training.level_proportions")
 
 
 def seeds(reports: dict[str, Any]) -> str:
@@ -236,6 +253,9 @@ TABLES = {
     "host": host,
     "speed": speed,
     "steps": steps,
+    "changes": changes,
+    "tried": tried,
+    "budget": budget,
     "seeds": seeds,
 }
 

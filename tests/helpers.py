@@ -21,6 +21,7 @@ def small(**overrides) -> list[str]:
         "sampler.steps": 2,
         "training.steps": 4,
         "training.log_every": 2,
+        "training.level_proportions": None,
         "checkpoint.every": 2,
         "evaluation.every": 4,
         "evaluation.num_samples": 6,

@@ -54,12 +54,12 @@ MISTAKES = {
     ),
     # Of several keys together.
     "step_growth of a thousand levels": (
-        ["train", DIGITS, RUN, "--config.levels.count=1000", "--config.levels.step_growth=1"],
+        ["train", "--config=cifar10.py", RUN, "--config.levels.count=1000", "--config.levels.step_growth=1"],
         ["config.levels", "step_growth", "1000"],
     ),
     "proportions of other levels": (
         ["train", DIGITS, RUN, "--config.training.level_proportions=1,2"],
-        ["config.training.level_proportions=(1, 2) has 2 numbers", "config.levels.count=6 needs 6"],
+        ["config.training.level_proportions=(1, 2) has 2 numbers", "config.levels.count=6 needs 6, or None"],
     ),
     "side that cannot be halved": (
         ["train", DIGITS, RUN, "--config.data.image_size=9"],
