@@ -3,10 +3,10 @@
     python tests/benchmarks/readability.py runs/digits/samples.npz runs/digits/diagnose.npz
 
 Precision says whether an image is near the data; this says whether it is one digit and not another. Far from
-the data, for example for noise, it says nothing. A support vector machine learns the digits of one half of the
-data, with probabilities that are calibrated by cross-validation. It names the other half, and all images of
-the files: "named" is the part of them of which one digit has a probability of more than 0.9. Then the halves
-change places, and the table has the mean.
+the data, for example for noise, it says nothing. A support vector machine learns the digits of one half of
+the data, with probabilities that are calibrated by cross-validation. It names the other half, and all images
+of the files: "named" is the part of them of which one digit has a probability of more than 0.9. Then the
+halves change places, and the table has the mean.
 
 Files are those of `sample` (arr_0) and of `diagnose`, where each level and number of steps is a row.
 """
