@@ -183,7 +183,7 @@ def test_the_samples_of_an_evaluation_can_be_read(whole, expected):
 def test_what_a_number_comes_with(copied, program, expected):
     protocol = expected["protocol"]
     assert protocol["samples"]["count"] == COUNT
-    assert protocol["samples"]["sampler.noise_scale"] == 0.97
+    assert protocol["samples"]["sampler.noise_scale"] == 0.99
     assert protocol["samples"]["step"] == 4
     assert protocol["reference"]["count"] == 1797
     assert protocol["reference"]["examples_in_pixels"] == 898

@@ -87,7 +87,7 @@ MISTAKES = {
     ),
     "a noise scale for mala": (
         ["train", DIGITS, RUN, "--config.sampler.name=mala"],
-        ["config.sampler.noise_scale=0.97", "config.sampler.name=mala", "it must be 1"],
+        ["config.sampler.noise_scale=0.99", "config.sampler.name=mala", "it must be 1"],
     ),
     "the noise of a chain that is not Langevin's": (
         ["train", DIGITS, RUN, "--config.sampler.name=mala", "--config.sampler.noise_scale=1.0"],
