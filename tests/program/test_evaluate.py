@@ -196,7 +196,7 @@ def test_what_a_number_comes_with(copied, program, expected):
     for text in (
         "frechet_pixels ",
         "frechet_pixels_data_vs_data ",
-        "noise_scale 0.97",
+        "noise_scale 0.99",
         "weights_sha256",
         "commit",
     ):
