@@ -30,7 +30,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 
+from drl_jax.config import schema
 from drl_jax.machine import num_cores, processor
 from drl_jax.report import provenance
 
@@ -38,17 +40,6 @@ from drl_jax.report import provenance
 def words(overrides: str) -> list[str]:
     """The overrides of a row in one order, so that equal rows have equal texts."""
     return sorted(shlex.split(overrides))
-
-
-def values(file: Path) -> dict[str, Any]:
-    """The keys of the config that a run wrote, such as levels.count, and their values."""
-    sections = json.loads(file.read_text())
-    return {
-        f"{section}.{key}": value
-        for section, keys in sections.items()
-        if isinstance(keys, dict)
-        for key, value in keys.items()
-    }
 
 
 def train(config: str, overrides: Sequence[str], seed: int, workdir: Path) -> dict[str, Any]:
@@ -70,8 +61,8 @@ def train(config: str, overrides: Sequence[str], seed: int, workdir: Path) -> di
         "machine": f"{processor()}, {num_cores()} cores",
         **provenance.versions(),
     }
-    if (workdir / "config.json").exists():
-        line["values"] = values(workdir / "config.json")
+    if (workdir / schema.FILE).exists():
+        line["values"] = schema.load_values(epath.Path(workdir) / schema.FILE)
     file = workdir / "scores.json"
     if ended.returncode == 0 and file.exists():
         return line | {"scores": json.loads(file.read_text())["scores"]}
