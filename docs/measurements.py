@@ -230,7 +230,8 @@ def tried(reports: dict[str, Any]) -> str:
 
 def budget(reports: dict[str, Any]) -> str:
     """Digits with more training."""
-    return of_sweep(reports["quality/digits_budget"], "training.steps", "training.level_proportions")
+    keys = "training.steps", "training.level_proportions", "sampler.extra_steps", "sampler.noise_scale"
+    return of_sweep(reports["quality/digits_budget"], *keys)
 
 
 def seeds(reports: dict[str, Any]) -> str:

@@ -1,12 +1,15 @@
-"""How many images of digits a classifier names with confidence: samples beside data.
+"""How many images of digits a classifier can name, and how near they are to the data: samples beside data.
 
     python tests/benchmarks/readability.py runs/digits/samples.npz runs/digits/diagnose.npz
 
-Precision says whether an image is near the data; this says whether it is one digit and not another. Far from
-the data, for example for noise, it says nothing. A support vector machine learns the digits of one half of
-the data, with probabilities that are calibrated by cross-validation. It names the other half, and all images
-of the files: "named" is the part of them of which one digit has a probability of more than 0.9. Then the
-halves change places, and the table has the mean.
+**named.** Precision says whether an image is near the data; this says whether it is one digit and not
+another. Far from the data, for example for noise, it says nothing. A support vector machine learns the digits
+of one half of the data, with probabilities that are calibrated by cross-validation. It names the other half,
+and all images of the files: "named" is the part of them of which one digit has a probability above 0.9. Then
+the halves change places, and the table has the mean.
+
+**repeated.** The part of the images that are nearer to a digit of the data than 99 % of these digits are to
+the nearest other one. It is 0.01 for the data. More than that is a sign that a model repeats its data.
 
 Files are those of `sample` (arr_0) and of `diagnose`, where each level and number of steps is a row.
 """
@@ -18,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_digits
+from sklearn.neighbors import NearestNeighbors
 from sklearn.svm import SVC
 
 CONFIDENCE = 0.9
@@ -40,24 +44,32 @@ def named(x: np.ndarray, labels: np.ndarray, others: list[np.ndarray]) -> list[f
     return [float(np.mean(machine.predict_proba(other).max(axis=1) > CONFIDENCE)) for other in others]
 
 
+def repeated(x: np.ndarray, others: list[np.ndarray]) -> list[float]:
+    """The part of each of `others` that is nearer to an x than 99 % of x are to another."""
+    neighbours = NearestNeighbors(n_neighbors=2).fit(x)
+    bound = np.quantile(neighbours.kneighbors(x)[0][:, 1], 0.01)
+    return [float(np.mean(neighbours.kneighbors(other, 1)[0] < bound)) for other in others]
+
+
 def main() -> None:
     """Prints a table with a row for the data and for each array of images."""
     parser = argparse.ArgumentParser(allow_abbrev=False, usage=__doc__)
     parser.add_argument("files", nargs="+", type=Path)
-    rows = [row for file in parser.parse_args().files for row in read(file)]
+    names, images = zip(*(row for file in parser.parse_args().files for row in read(file)), strict=True)
     digits = load_digits()
     x, labels = digits.data / 16, digits.target
     halves = np.array_split(np.random.default_rng(0).permutation(len(x)), 2)
-    found = [
-        named(x[known], labels[known], [x[new], *(images for _, images in rows)])
-        for known, new in (halves, halves[::-1])
-    ]
-    print("| images | number | named |\n|---|---|---|")
-    sizes = [len(x), *(len(images) for _, images in rows)]
-    for name, size, part in zip(
-        ["the data", *(name for name, _ in rows)], sizes, np.mean(found, axis=0), strict=True
-    ):
-        print(f"| {name} | {size} | {part:.3f} |")
+    found = [named(x[known], labels[known], [x[new], *images]) for known, new in (halves, halves[::-1])]
+    rows = zip(
+        ("the data", *names),
+        map(len, (x, *images)),
+        np.mean(found, axis=0),
+        (0.01, *repeated(x, list(images))),
+        strict=True,
+    )
+    print("| images | number | named | repeated |\n|---|---|---|---|")
+    for name, size, *parts in rows:
+        print(f"| {name} | {size} | {parts[0]:.3f} | {parts[1]:.3f} |")
 
 
 if __name__ == "__main__":

@@ -162,9 +162,11 @@ def test_readability_knows_digits_from_mixtures_of_two(tmp_path):
     np.savez(diagnosis, levels=[2], steps=[8, 16], drawn=drawn)
     text = benchmark("readability.py", str(digits), str(diagnosis))
     rows = [line.strip("| ").split(" | ") for line in text.splitlines()[2:]]
-    part = {name: float(value) for name, _, value in rows}
+    part = {name: float(named) for name, _, named, _ in rows}
     of_digits, of_mixtures = (f"from data at x_3, {steps} steps" for steps in (8, 16))
     assert list(part) == ["the data", "digits.npz", of_digits, of_mixtures]
     # A classifier names more of digits of which it knows half than of new ones, and fewer mixtures.
     assert part["digits.npz"] == part[of_digits] > part["the data"] > 0.8
     assert part[of_mixtures] < part["the data"] - 0.2
+    assert [float(repeated) for *_, repeated in rows][:3] == [0.01, 1, 1]
+    assert float(rows[3][-1]) < 0.01
