@@ -205,7 +205,9 @@ def of_sweep(runs: list[dict[str, Any]], *keys: str) -> str:
             outcome = score_cells(run["scores"])
         else:
             outcome = [*re.findall(r"diverged at step \d+", run["failed"]), "", ""]
-        rows.append((*(str(run["values"].get(key)) for key in keys), str(run["seed"]), *outcome))
+        values = [run["values"].get(key) for key in keys]
+        shown = [",".join(map(str, value)) if isinstance(value, list) else str(value) for value in values]
+        rows.append((*shown, str(run["seed"]), *outcome))
     names = " | ".join(f"`{key}`" for key in keys)
     return table(f"{names} | seed | Fréchet distance | precision | recall", rows)
 
