@@ -253,7 +253,7 @@ def _levels(config: Config) -> Levels:
     if proportions is not None and len(proportions) != count:
         raise UserError(
             f"config.training.level_proportions={proportions} has {len(proportions)} numbers; "
-            f"config.levels.count={count} needs {count}, or None"
+            f"config.levels.count={count} needs {count}, or --config.training.level_proportions=None"
         )
     try:
         return make_levels(**vars(config.levels), proportions=proportions)

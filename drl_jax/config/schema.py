@@ -28,6 +28,7 @@ from drl_jax.config.rules import (
     DECAY,
     EVEN,
     FREE,
+    PROPORTIONS,
     SEED,
     SHA256,
     SIZES,
@@ -156,7 +157,7 @@ class Training:
     objective: Literal["recovery", "score"] = "recovery"  # recovery likelihood (paper), or denoising score
     # matching, which draws no samples and is for 1000 levels (paper's ablation)
     coupled: bool = False  # x_t has the noise of its chain: the gradient of the loss varies less (ours)
-    level_proportions: Annotated[tuple[int, ...] | None, SOME_SIZES] = None  # how often each level is
+    level_proportions: Annotated[tuple[int, ...] | None, PROPORTIONS] = None  # how often each level is
     # trained, from level 0 on, as 1,3,3,3,1,1 (ours, docs/quality.md); None: equally often (paper)
     init: str | None = None  # weights to begin with: a model that ships, as digits, or a file of `export`
     seed: Annotated[int, SEED] = 0  # of weights, levels, noise and the order of the data

@@ -8,13 +8,15 @@ of one half of the data, with probabilities that are calibrated by cross-validat
 and all images of the files: "named" is the part of them of which one digit has a probability above 0.9. Then
 the halves change places, and the table has the mean.
 
-**repeated.** The part of the images that are nearer to a digit of the data than 99 % of these digits are to
-the nearest other one. It is 0.01 for the data. More than that is a sign that a model repeats its data.
+**repeated.** For each digit of the data, take the distance to the nearest other digit. The smallest hundredth
+of these distances is the limit. "repeated" is the part of the images that are nearer to a digit than this
+limit: 0.01 for the data. More than that is a sign that a model repeats its data.
 
 Files are those of `sample` (arr_0) and of `diagnose`, where each level and number of steps is a row.
 """
 
 import argparse
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,8 +31,13 @@ CONFIDENCE = 0.9
 
 def read(file: Path) -> Iterator[tuple[str, np.ndarray]]:
     """The names of the rows of a file, and their images [n, 64] in [0, 1]."""
+    if not file.exists():
+        sys.exit(f"{file} does not exist")
     with np.load(file) as arrays:
-        if "drawn" not in arrays:
+        name = "drawn" if "drawn" in arrays else "arr_0"
+        if name not in arrays or arrays[name].shape[-3:] != (8, 8, 1):
+            sys.exit(f"{file} has no images of digits; right is arr_0 [n, 8, 8, 1], or a file of `diagnose`")
+        if name == "arr_0":
             yield file.name, arrays["arr_0"].reshape(-1, 64) / 255
             return
         for level, of_level in zip(arrays["levels"], arrays["drawn"], strict=True):
@@ -45,7 +52,7 @@ def named(x: np.ndarray, labels: np.ndarray, others: list[np.ndarray]) -> list[f
 
 
 def repeated(x: np.ndarray, others: list[np.ndarray]) -> list[float]:
-    """The part of each of `others` that is nearer to an x than 99 % of x are to another."""
+    """The part of each of `others` that is nearer to an x than nearly all x are to another."""
     neighbours = NearestNeighbors(n_neighbors=2).fit(x)
     bound = np.quantile(neighbours.kneighbors(x)[0][:, 1], 0.01)
     return [float(np.mean(neighbours.kneighbors(other, 1)[0] < bound)) for other in others]
