@@ -19,6 +19,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from sklearn.calibration import CalibratedClassifierCV
@@ -47,7 +48,10 @@ def read(file: Path) -> Iterator[tuple[str, np.ndarray]]:
 
 def named(x: np.ndarray, labels: np.ndarray, others: list[np.ndarray]) -> list[float]:
     """The part of each of `others` that a classifier of x names with confidence."""
-    machine = CalibratedClassifierCV(SVC(gamma=1.0, C=10.0), ensemble=False, cv=5).fit(x, labels)
+    # pyright takes the types of scikit-learn's arguments from their defaults.
+    machine: Any = SVC(gamma=1.0, C=10.0)  # pyright: ignore[reportArgumentType]
+    machine = CalibratedClassifierCV(machine, ensemble=False, cv=5)  # pyright: ignore[reportArgumentType]
+    machine.fit(x, labels)
     return [float(np.mean(machine.predict_proba(other).max(axis=1) > CONFIDENCE)) for other in others]
 
 
@@ -63,7 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(allow_abbrev=False, usage=__doc__)
     parser.add_argument("files", nargs="+", type=Path)
     names, images = zip(*(row for file in parser.parse_args().files for row in read(file)), strict=True)
-    digits = load_digits()
+    digits: Any = load_digits()
     x, labels = digits.data / 16, digits.target
     halves = np.array_split(np.random.default_rng(0).permutation(len(x)), 2)
     found = [named(x[known], labels[known], [x[new], *images]) for known, new in (halves, halves[::-1])]

@@ -59,7 +59,10 @@ MISTAKES = {
     ),
     "proportions of other levels": (
         ["train", DIGITS, RUN, "--config.training.level_proportions=1,2"],
-        ["config.training.level_proportions=(1, 2) has 2 numbers", "config.levels.count=6 needs 6, or --config"],
+        [
+            "config.training.level_proportions=(1, 2) has 2 numbers",
+            "config.levels.count=6 needs 6, or --config",
+        ],
     ),
     "side that cannot be halved": (
         ["train", DIGITS, RUN, "--config.data.image_size=9"],
