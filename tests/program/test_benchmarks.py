@@ -154,7 +154,7 @@ def test_a_step_beside_another_program(tmp_path):
 
 
 def test_readability_knows_digits_from_mixtures_of_two(tmp_path):
-    x = load_digits().images * 255 / 16
+    x = load_digits(return_X_y=True)[0].reshape(-1, 8, 8) * 255 / 16
     mixtures = (x + x[np.random.default_rng(0).permutation(len(x))]) / 2
     digits, diagnosis = tmp_path / "digits.npz", tmp_path / "diagnose.npz"
     np.savez(digits, x.astype(np.uint8)[..., None])
@@ -170,3 +170,12 @@ def test_readability_knows_digits_from_mixtures_of_two(tmp_path):
     assert part[of_mixtures] < part["the data"] - 0.2
     assert [float(repeated) for *_, repeated in rows][:3] == [0.01, 1, 1]
     assert float(rows[3][-1]) < 0.01
+
+
+def test_readability_refuses_other_images(tmp_path):
+    np.savez(tmp_path / "clothes.npz", np.zeros((4, 28, 28, 1), np.uint8))
+    for name, message in (("clothes.npz", "has no images of digits"), ("other.npz", "does not exist")):
+        command = [sys.executable, str(FOLDER / "readability.py"), str(tmp_path / name)]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert ended.returncode == 1
+        assert ended.stderr.strip().startswith(f"{tmp_path / name} {message}")
