@@ -40,9 +40,7 @@ SIZES = Rule(lambda value: all(v >= 1 for v in value), "of at least 1")
 SOME_SIZES = Rule(
     lambda value: len(value) > 0 and all(v >= 1 for v in value), "of at least 1, at least 1 of them"
 )
-PROPORTIONS = Rule(
-    lambda value: len(value) > 0 and all(v >= 1 for v in value), "of at least 1, one per level"
-)
+PROPORTIONS = Rule(SOME_SIZES.is_right, "of at least 1, one per level")
 CROP = Rule(
     lambda value: len(value) == 4 and min(value[:2]) >= 0 and value[2] == value[3] > 0,
     "(top, left, height, width) in pixels, a square",
