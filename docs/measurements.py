@@ -14,6 +14,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -197,10 +198,19 @@ def score_cells(scores: dict[str, float]) -> list[str]:
     return [f"{scores[name]:.3f}" for name in SCORES]
 
 
-def of_sweep(runs: list[dict[str, Any]], *keys: str) -> str:
+# Sweeps of the digits: the table's name, and the keys that it shows.
+SWEEPS = {
+    "steps": ("levels.count", "sampler.steps", "levels.b_squared", "training.steps"),
+    "changes": ("network.activation", "training.coupled", "training.level_proportions"),
+    "tried": ("levels.count", "levels.step_growth", "sampler.steps", "training.steps"),
+    "budget": ("training.steps", "training.level_proportions", "sampler.extra_steps", "sampler.noise_scale"),
+}
+
+
+def of_sweep(name: str, reports: dict[str, Any]) -> str:
     """The values of keys and the scores of each run of a sweep."""
-    rows = []
-    for run in runs:
+    rows, keys = [], SWEEPS[name]
+    for run in reports[f"quality/digits_{name}"]:
         if "scores" in run:
             outcome = score_cells(run["scores"])
         else:
@@ -210,30 +220,6 @@ def of_sweep(runs: list[dict[str, Any]], *keys: str) -> str:
         rows.append((*shown, str(run["seed"]), *outcome))
     names = " | ".join(f"`{key}`" for key in keys)
     return table(f"{names} | seed | Fréchet distance | precision | recall", rows)
-
-
-def steps(reports: dict[str, Any]) -> str:
-    """Digits with other chains."""
-    keys = "levels.count", "sampler.steps", "levels.b_squared", "training.steps"
-    return of_sweep(reports["quality/digits_steps"], *keys)
-
-
-def changes(reports: dict[str, Any]) -> str:
-    """Digits without each change."""
-    keys = "network.activation", "training.coupled", "training.level_proportions"
-    return of_sweep(reports["quality/digits_changes"], *keys)
-
-
-def tried(reports: dict[str, Any]) -> str:
-    """Digits with what did not help."""
-    keys = "levels.count", "levels.step_growth", "sampler.steps", "training.steps"
-    return of_sweep(reports["quality/digits_tried"], *keys)
-
-
-def budget(reports: dict[str, Any]) -> str:
-    """Digits with more training."""
-    keys = "training.steps", "training.level_proportions", "sampler.extra_steps", "sampler.noise_scale"
-    return of_sweep(reports["quality/digits_budget"], *keys)
 
 
 def seeds(reports: dict[str, Any]) -> str:
@@ -255,10 +241,7 @@ TABLES = {
     "costs": costs,
     "host": host,
     "speed": speed,
-    "steps": steps,
-    "changes": changes,
-    "tried": tried,
-    "budget": budget,
+    **{name: partial(of_sweep, name) for name in SWEEPS},
     "seeds": seeds,
 }
 
